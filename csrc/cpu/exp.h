@@ -1,0 +1,70 @@
+#pragma once
+// exp(x) for the one range that softmax needs: x <= 0 (it holds up to x = 88).
+//
+// Cody-Waite reduction x = n ln2 + r with ln2 in two parts, then 2^n p(r), where p is the minimax
+// polynomial of degree 6 with p(0) = 1 (relative error 2.0e-9 on |r| <= ln2 / 2, far below one
+// rounding to float). exp(0) is exactly 1, exp(nan) is nan, exp(-inf) is 0. Tested over every
+// float in range in tests/test_exp.py, which states the bound.
+//
+// at::vec's own exp_u20 is not used: it returns exp(88) for a nan, and rounds ln2 to one float.
+
+#include <ATen/cpu/vec/vec.h>
+
+namespace torchsoftmax::cpu {
+
+inline constexpr float kLog2E = 1.44269504088896341f;
+inline constexpr float kLn2High = 0.693145751953125f;  // 15 bits: n * kLn2High is exact
+inline constexpr float kLn2Low = 1.42860682030941723e-6f;
+inline constexpr float kExpCoefficients[] = {1.384360682e-3f, 8.374195709e-3f, 4.1668004729e-2f,
+                                             0.16666430799f,  0.49999994192f,  1.0000000323f,
+                                             1.0f};
+
+#if defined(CPU_CAPABILITY_AVX512)
+
+inline at::vec::Vectorized<float> exp_nonpositive(const at::vec::Vectorized<float>& x) {
+  // max(constant, x) keeps a nan of x: with one nan operand the instruction gives its second.
+  const __m512 clamped = _mm512_max_ps(_mm512_set1_ps(-150.f), x);
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(clamped, _mm512_set1_ps(kLog2E)),
+                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(kLn2High), clamped);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(kLn2Low), r);
+  __m512 p = _mm512_set1_ps(kExpCoefficients[0]);
+  for (int i = 1; i < 7; ++i) {
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(kExpCoefficients[i]));
+  }
+  return _mm512_scalef_ps(p, n);
+}
+
+#elif defined(CPU_CAPABILITY_AVX2)
+
+inline at::vec::Vectorized<float> exp_nonpositive(const at::vec::Vectorized<float>& x) {
+  // Below ln(FLT_MIN) the exponent field has no room: such results are flushed to zero.
+  const __m256 smallest = _mm256_set1_ps(-87.3365447505f);
+  const __m256 flushed = _mm256_cmp_ps(x, smallest, _CMP_LT_OQ);
+  const __m256 clamped = _mm256_max_ps(smallest, x);  // keeps a nan of x
+  const __m256 n = _mm256_round_ps(_mm256_mul_ps(clamped, _mm256_set1_ps(kLog2E)),
+                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(kLn2High), clamped);
+  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(kLn2Low), r);
+  __m256 p = _mm256_set1_ps(kExpCoefficients[0]);
+  for (int i = 1; i < 7; ++i) {
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kExpCoefficients[i]));
+  }
+  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  const __m256 scale = _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+  return _mm256_andnot_ps(flushed, _mm256_mul_ps(p, scale));
+}
+
+#else
+
+inline at::vec::Vectorized<float> exp_nonpositive(const at::vec::Vectorized<float>& x) {
+  return x.exp();
+}
+
+#endif
+
+inline at::vec::Vectorized<double> exp_nonpositive(const at::vec::Vectorized<double>& x) {
+  return x.exp();
+}
+
+}  // namespace torchsoftmax::cpu

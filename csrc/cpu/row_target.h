@@ -1,0 +1,87 @@
+#pragma once
+// The class index of each row, its weight, and the rows to leave out.
+
+#include <c10/util/Exception.h>
+
+#include <atomic>
+#include <limits>
+
+#include "rows.h"
+
+namespace torchsoftmax::cpu {
+
+template <typename acc_t>
+struct RowTarget;
+
+/// The first row whose target is out of range. Kernels skip such rows; it is raised after the loop,
+/// so the message does not depend on the number of threads.
+class BadTarget {
+ public:
+  void found(int64_t row) {
+    int64_t first = first_.load(std::memory_order_relaxed);
+    while (row < first && !first_.compare_exchange_weak(first, row, std::memory_order_relaxed)) {
+    }
+  }
+
+  template <typename acc_t>
+  void raise(const RowTarget<acc_t>& target) const {
+    const int64_t row = first_.load(std::memory_order_relaxed);
+    TORCH_CHECK_INDEX(row == kNone, "cross_entropy: Target ", row == kNone ? 0 : target.index[row],
+                      " is out of bounds: expected 0 <= target < ", target.classes,
+                      " or ignore_index (", target.ignore_index, ")");
+  }
+
+ private:
+  static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+  std::atomic<int64_t> first_{kNone};
+};
+
+template <typename acc_t>
+struct RowTarget {
+  const int64_t* index = nullptr;
+  const acc_t* weight = nullptr;
+  int64_t ignore_index = 0;
+  int64_t classes = 0;
+  BadTarget* bad = nullptr;
+
+  /// Whether the row takes part; only then may memory be read with its index.
+  bool valid(int64_t row) const {
+    if (index[row] == ignore_index) {
+      return false;
+    }
+    if (index[row] < 0 || index[row] >= classes) {
+      bad->found(row);
+      return false;
+    }
+    return true;
+  }
+
+  bool any_valid(RowRange rows) const {
+    bool any = false;
+    for (int64_t row = rows.first; row < rows.first + rows.count; ++row) {
+      any = valid(row) || any;
+    }
+    return any;
+  }
+
+  bool all_valid(RowRange rows) const {
+    bool all = true;
+    for (int64_t row = rows.first; row < rows.first + rows.count; ++row) {
+      all = valid(row) && all;
+    }
+    return all;
+  }
+
+  acc_t weight_of(int64_t row) const { return weight == nullptr ? acc_t(1) : weight[index[row]]; }
+};
+
+/// d loss / d row: one for each row, or the same for all.
+template <typename acc_t>
+struct RowGradient {
+  const acc_t* rows = nullptr;
+  acc_t all = 0;
+
+  acc_t of(int64_t row) const { return rows == nullptr ? all : rows[row]; }
+};
+
+}  // namespace torchsoftmax::cpu

@@ -1,0 +1,35 @@
+#pragma once
+// From tensors to the rows that kernels work on.
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
+
+#include "row_tensor.h"
+
+namespace torchsoftmax::cpu {
+
+/// The rows of `tensor` along `dim`. `scalar_t` is const for a tensor that is only read.
+template <typename scalar_t>
+RowTensor<scalar_t> rows_of(const at::Tensor& tensor, int64_t dim) {
+  scalar_t* data;
+  if constexpr (std::is_const_v<scalar_t>) {
+    data = tensor.const_data_ptr<std::remove_const_t<scalar_t>>();
+  } else {
+    data = tensor.mutable_data_ptr<scalar_t>();
+  }
+  return make_rows(data, tensor.sizes(), tensor.strides(), dim);
+}
+
+/// `operand`, or a copy of it with class stride 1 where only `operand` stands in the way of working
+/// along the rows of `output`.
+inline at::Tensor like_rows_of(const at::Tensor& output, const at::Tensor& operand, int64_t dim) {
+  const auto along = [dim](const at::Tensor& tensor) {
+    return tensor.dim() == 0 || tensor.size(dim) <= 1 || tensor.stride(dim) == 1;
+  };
+  if (along(operand) || !along(output)) {
+    return operand;
+  }
+  return at::empty_like(output, output.options().dtype(operand.scalar_type())).copy_(operand);
+}
+
+}  // namespace torchsoftmax::cpu

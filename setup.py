@@ -1,0 +1,52 @@
+"""Builds `_C` (schemas, autograd, composite definitions) and one module of CPU kernels per
+instruction set: setuptools gives every file of an extension the same flags, and mixing instruction
+sets inside one library risks illegal instructions."""
+
+import os
+import platform
+from glob import glob
+
+from setuptools import setup
+from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+FLAGS = ["-O3", "-g0", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wall",
+         "-Wno-unknown-pragmas"]
+LINK = ["-fopenmp"]
+if os.environ.get("TORCHSOFTMAX_SANITIZE") == "1":
+    sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g1"]
+    FLAGS += sanitize
+    LINK += sanitize
+
+INSTRUCTION_SETS = {"default": ["-DCPU_CAPABILITY=DEFAULT", "-DCPU_CAPABILITY_DEFAULT"]}
+if platform.machine() in ("x86_64", "AMD64"):
+    AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+    AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512"]
+    INSTRUCTION_SETS["avx2"] = ["-DCPU_CAPABILITY=AVX2", "-DCPU_CAPABILITY_AVX2", *AVX2]
+    INSTRUCTION_SETS["avx512"] = [
+        "-DCPU_CAPABILITY=AVX512",
+        "-DCPU_CAPABILITY_AVX512",
+        *AVX2,
+        *AVX512,
+    ]
+
+
+def extension(name: str, sources: str, flags: list[str]) -> CppExtension:
+    return CppExtension(
+        f"torchsoftmax.{name}",
+        sorted(glob(sources)),
+        depends=glob("csrc/*.h") + glob("csrc/cpu/*.h"),
+        extra_compile_args=FLAGS + flags,
+        extra_link_args=LINK,
+    )
+
+
+setup(
+    ext_modules=[
+        extension("_C", "csrc/*.cpp", []),
+        *(
+            extension(f"_cpu_{name}", "csrc/cpu/*.cpp", flags)
+            for name, flags in INSTRUCTION_SETS.items()
+        ),
+    ],
+    cmdclass={"build_ext": BuildExtension},
+)
