@@ -159,10 +159,13 @@ Tensor cross_entropy_backward(const CrossEntropyOptions& options, const Tensor& 
   return kBackward(options, grad_output, input, target, weight, statistics, normalizer);
 }
 
-/// Nothing but an intermediate of cross_entropy, whose derivative is that of the whole.
 std::tuple<Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyOptions& options,
                                                          const Tensor& input, const Tensor& target,
                                                          const Weight& weight, Dtype dtype) {
+  const Tensor weights = defined_or_empty(weight);
+  if (needs_composite(input, target, weights) || needs_gradient(input, target, weights)) {
+    return composite::cross_entropy_forward(options, input, target, weight, dtype);
+  }
   const at::AutoDispatchBelowADInplaceOrView below;
   return ops::cross_entropy_forward(options, input, target, weight, dtype);
 }

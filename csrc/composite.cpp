@@ -147,10 +147,15 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyOptio
   const Tensor loss = cross_entropy(options, input, target, weight, dtype);
   const int64_t dim = checks::class_dim(input);
   const Tensor wide = input.to(accumulation_type(input));
-  const Tensor max = std::get<0>(wide.max(dim, /*keepdim=*/true));
+  const Tensor normalizer = normalizer_of(input, terms_of(options, input, target, weight));
+  if (input.sym_numel() == 0) {  // a maximum over no classes is not defined
+    auto shape = checks::row_shape(input);
+    shape.insert(shape.begin(), 2);
+    return {loss, at::zeros_symint(shape, wide.options()), normalizer};
+  }
+  const Tensor max = wide.amax(dim, /*keepdim=*/true);
   const Tensor log_sum = (wide - max).exp().sum(dim).log();
-  const Terms terms = terms_of(options, input, target, weight);
-  return {loss, at::stack({max.squeeze(dim), log_sum}), normalizer_of(input, terms)};
+  return {loss, at::stack({max.squeeze(dim), log_sum}), normalizer};
 }
 
 Tensor cross_entropy_backward(const CrossEntropyOptions& options, const Tensor& grad_output,

@@ -13,6 +13,10 @@ Tensor log_softmax_backward(const Tensor& grad_output, const Tensor& output, int
 
 Tensor cross_entropy(const CrossEntropyOptions& options, const Tensor& input, const Tensor& target,
                      const std::optional<Tensor>& weight, std::optional<at::ScalarType> dtype);
+std::tuple<Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyOptions& options,
+                                                         const Tensor& input, const Tensor& target,
+                                                         const std::optional<Tensor>& weight,
+                                                         std::optional<at::ScalarType> dtype);
 // As functions of the input: the statistics are not used, so that these can be differentiated.
 Tensor cross_entropy_backward(const CrossEntropyOptions& options, const Tensor& grad_output,
                               const Tensor& input, const Tensor& target,

@@ -339,7 +339,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const CrossEntropyOptions
     RowTensor<acc_t> none;
     none.rows = logits.rows;
     none.classes = logits.classes;
-    if (prepared.probabilities) {
+    if (prepared.probabilities && logits.classes == 0) {  // an empty sum, where log p is nan
+      losses.zero_();
+      statistics.zero_();
+    } else if (prepared.probabilities) {
       with_probabilities<scalar_t>(input, prepared.target, dim, [&](const auto& probabilities) {
         for_each_row<acc_t>(ProbabilityForward<acc_t>{prepared.smoothing, result}, none, logits,
                             probabilities);

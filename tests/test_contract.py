@@ -1,0 +1,418 @@
+"""What every operator of the table owes: native's results, in every transform of PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from cases import DTYPES, OPERATORS, Operator, Sample
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+
+every_operator = pytest.mark.parametrize("op", OPERATORS, ids=str)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+
+
+def call(function: Callable[..., Tensor], sample: Sample) -> Callable[..., Tensor]:
+    return lambda *inputs: function(*inputs, *sample.args, **sample.kwargs)
+
+
+def widened(sample: Sample) -> Sample:
+    """The sample in float64."""
+
+    def widen(value: object) -> object:
+        floating = isinstance(value, Tensor) and value.is_floating_point()
+        return value.double() if floating else value
+
+    return Sample(
+        sample.name,
+        tuple(map(widen, sample.inputs)),
+        tuple(map(widen, sample.args)),
+        {key: widen(value) for key, value in sample.kwargs.items()},
+    )
+
+
+def value_and_gradients(function: Callable[..., Tensor], sample: Sample) -> tuple[Tensor, ...]:
+    """The value, and the gradients for an upstream gradient that every dtype can hold."""
+    inputs = sample.leaves()
+    value = call(function, sample)(*inputs)
+    generator = torch.Generator().manual_seed(3)
+    upstream = torch.randn(value.shape, generator=generator).bfloat16().to(value.dtype)
+    gradients = torch.autograd.grad(value, inputs, upstream)
+    return (value.detach(), *gradients)
+
+
+def assert_near(ours: Tensor, exact: Tensor, dtype: torch.dtype, what: str) -> None:
+    """Rounding only: 8 roundings of each entry, and 4 of the largest.
+
+    The second part has two origins. A sum's error is relative to its largest term, not to a result
+    that may cancel. And the backward of softmax and log_softmax reads their output, which was
+    rounded to its dtype, in ours as in native.
+    """
+    finite = exact[exact.isfinite()]
+    largest = finite.abs().max().item() if finite.numel() else 0.0
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(
+        ours.double(),
+        exact,
+        rtol=8 * eps,
+        atol=4 * eps * max(largest, 1.0),
+        equal_nan=True,
+        msg=lambda message: f"{what}: {message}",
+    )
+
+
+def samples(op: Operator, dtype: torch.dtype) -> Iterator[Sample]:
+    found = list(op.samples(dtype))
+    assert found
+    yield from found
+
+
+@every_operator
+@every_dtype
+def test_value_and_gradients_are_those_of_float64(op: Operator, dtype: torch.dtype) -> None:
+    for sample in samples(op, dtype):
+        ours = value_and_gradients(op.ours, sample)
+        exact = value_and_gradients(op.native, widened(sample))
+        for number, (mine, true) in enumerate(zip(ours, exact, strict=True)):
+            what = f"{sample.name}, " + ("value" if number == 0 else f"gradient {number - 1}")
+            assert_near(mine, true, dtype, what)
+
+
+@every_operator
+@every_dtype
+def test_shape_dtype_and_strides_are_natives(op: Operator, dtype: torch.dtype) -> None:
+    for sample in samples(op, dtype):
+        mine = call(op.ours, sample)(*sample.leaves())
+        native = call(op.native, sample)(*sample.leaves())
+        assert mine.dtype == native.dtype, sample.name
+        assert mine.shape == native.shape, sample.name
+        assert mine.stride() == native.stride(), sample.name
+        assert mine.requires_grad, sample.name
+
+
+@every_operator
+@every_dtype
+def test_no_gradient_gives_the_same_value(op: Operator, dtype: torch.dtype) -> None:
+    for sample in samples(op, dtype):
+        with_gradient = call(op.ours, sample)(*sample.leaves()).detach()
+        without = call(op.ours, sample)(*(x.detach() for x in sample.inputs))
+        with torch.inference_mode():
+            inference = call(op.ours, sample)(*sample.inputs)
+        for other in (without, inference):
+            torch.testing.assert_close(other, with_gradient, rtol=0, atol=0, equal_nan=True)
+
+
+@every_operator
+def test_inputs_are_not_written_to(op: Operator) -> None:
+    for sample in samples(op, torch.float32):
+        inputs = sample.leaves()
+        before = [(x.detach().clone(), x._version) for x in inputs]
+        call(op.ours, sample)(*inputs).sum().backward()
+        for x, (copy, version) in zip(inputs, before, strict=True):
+            assert torch.equal(x, copy) and x._version == version, sample.name
+
+
+@every_operator
+def test_gradcheck(op: Operator) -> None:
+    sample = op.small()
+    assert gradcheck(
+        call(op.ours, sample),
+        sample.leaves(),
+        check_forward_ad=True,
+        check_batched_grad=True,
+        check_batched_forward_grad=True,
+    )
+
+
+@every_operator
+def test_gradgradcheck(op: Operator) -> None:
+    sample = op.small()
+    assert gradgradcheck(
+        call(op.ours, sample),
+        sample.leaves(),
+        check_fwd_over_rev=True,
+        check_rev_over_rev=True,
+        check_batched_grad=True,
+    )
+
+
+def test_gradcheck_against_native_softmax() -> None:
+    """The analytical Jacobian of ours, column by column, is that of torch.softmax."""
+    x = torch.randn(3, 5, dtype=torch.float64)
+    ours = torch.autograd.functional.jacobian(lambda z: OPERATORS[0].ours(z, 1), x)
+    native = torch.autograd.functional.jacobian(lambda z: torch.softmax(z, 1), x)
+    torch.testing.assert_close(ours, native, rtol=1e-14, atol=1e-16)
+
+
+@every_operator
+def test_second_derivatives_of_every_sample(op: Operator) -> None:
+    """Double backward of both arguments: the gradient is differentiated as native's is."""
+
+    def twice(function: Callable[..., Tensor], sample: Sample) -> list[Tensor | None]:
+        inputs = sample.leaves()
+        value = call(function, sample)(*inputs)
+        upstream = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype)
+        upstream = upstream.view_as(value).requires_grad_()
+        gradients = torch.autograd.grad(value, inputs, upstream, create_graph=True)
+        total = sum((g.pow(2).sum() for g in gradients), torch.zeros((), dtype=value.dtype))
+        return torch.autograd.grad(total, (*inputs, upstream), materialize_grads=True)
+
+    for sample in samples(op, torch.float64):
+        if "ignored" in sample.name or "no rows" in sample.name or "no classes" in sample.name:
+            continue  # 0 / 0: native's own second derivative is nan in some, 0 in others
+        for mine, native in zip(twice(op.ours, sample), twice(op.native, sample), strict=True):
+            torch.testing.assert_close(mine, native, rtol=1e-9, atol=1e-12, msg=sample.name)
+
+
+def squared(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *inputs: function(*inputs).pow(2).sum()
+
+
+def every_argument(sample: Sample) -> tuple[int, ...]:
+    return tuple(range(len(sample.inputs)))
+
+
+TORCH_FUNC = {
+    "grad": lambda f, n: torch.func.grad(squared(f), n),
+    "grad of grad": lambda f, n: torch.func.grad(
+        lambda *x: sum(g.pow(2).sum() for g in torch.func.grad(squared(f), n)(*x)), n
+    ),
+    "jacrev": lambda f, n: torch.func.jacrev(f, n),
+    "jacfwd": lambda f, n: torch.func.jacfwd(f, n),
+    "hessian": lambda f, n: torch.func.hessian(squared(f), n),
+    "jacrev of jacrev": lambda f, n: torch.func.jacrev(torch.func.jacrev(squared(f), n), n),
+    "jvp": lambda f, n: lambda *x: torch.func.jvp(f, x, x),
+    "vjp": lambda f, n: lambda *x: torch.func.vjp(f, *x)[1](torch.ones_like(f(*x))),
+}
+
+
+def assert_same(ours: object, native: object) -> None:
+    torch.testing.assert_close(ours, native, rtol=1e-10, atol=1e-13)
+
+
+@every_operator
+@pytest.mark.parametrize("transform", TORCH_FUNC)
+def test_torch_func(op: Operator, transform: str) -> None:
+    sample = op.small()
+
+    def run(function: Callable[..., Tensor]) -> tuple[object, object, object]:
+        transformed = TORCH_FUNC[transform](call(function, sample), every_argument(sample))
+        batches = [torch.stack([x, 2 * x, x + 1]) for x in sample.inputs]
+        last = [batch.movedim(0, -1) for batch in batches]
+        return (
+            transformed(*sample.inputs),
+            torch.func.vmap(transformed)(*batches),
+            torch.func.vmap(transformed, in_dims=-1)(*last),
+        )
+
+    assert_same(run(op.ours), run(op.native))
+
+
+@every_operator
+def test_vmap_inside_of_grad_and_of_vmap(op: Operator) -> None:
+    sample = op.small()
+    batches = [torch.stack([x, 2 * x, x + 1]) for x in sample.inputs]
+    nested = [torch.stack([batch, -batch]) for batch in batches]
+
+    def run(function: Callable[..., Tensor]) -> tuple[object, object]:
+        batched = torch.func.vmap(call(function, sample))
+        gradient = torch.func.grad(squared(batched), every_argument(sample))
+        return gradient(*batches), torch.func.vmap(batched)(*nested)
+
+    assert_same(run(op.ours), run(op.native))
+
+
+@every_operator
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_compile(op: Operator, dynamic: bool) -> None:
+    """One graph, with the values and gradients of eager ours, for two shapes."""
+    sample = op.small()
+    compiled = torch.compile(call(op.ours, sample), fullgraph=True, dynamic=dynamic)
+    for scale in (1.0, 2.0):
+        mine, eager = (tuple(x.detach().mul(scale).requires_grad_() for x in sample.inputs),) * 2
+        ours, expected = compiled(*mine), call(op.ours, sample)(*eager)
+        assert_same(ours, expected)
+        assert_same(
+            torch.autograd.grad(ours.pow(2).sum(), mine),
+            torch.autograd.grad(expected.pow(2).sum(), eager),
+        )
+
+
+def test_compile_with_dynamic_shapes_compiles_once() -> None:
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    op = OPERATORS[2]
+    compiled = torch.compile(op.ours, fullgraph=True, dynamic=True, backend=counter)
+    graphs = []
+    for rows, classes in ((4, 5), (6, 9), (8, 33)):
+        x = torch.randn(rows, classes, dtype=torch.float64, requires_grad=True)
+        target = torch.arange(rows) % classes
+        ours, native = compiled(x, target), op.native(x, target)
+        assert_same(ours, native)
+        assert_same(torch.autograd.grad(ours, x), torch.autograd.grad(native, x))
+        graphs.append(len(counter.graphs))
+    assert graphs[0] == graphs[1] == graphs[2]
+
+
+@every_operator
+@pytest.mark.parametrize("transform", ["grad", "jvp", "hessian"])
+def test_compile_of_torch_func(op: Operator, transform: str) -> None:
+    sample = op.small()
+    arguments = every_argument(sample)
+    ours = TORCH_FUNC[transform](call(op.ours, sample), arguments)
+    native = TORCH_FUNC[transform](call(op.native, sample), arguments)
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    assert_same(compiled(*sample.inputs), native(*sample.inputs))
+
+
+@every_operator
+@pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
+def test_export(op: Operator, strict: bool) -> None:
+    sample = op.small()
+    tensors = tuple(a for a in sample.args if isinstance(a, Tensor))
+    others = tuple(a for a in sample.args if not isinstance(a, Tensor))
+
+    class Module(torch.nn.Module):
+        def forward(self, *inputs: Tensor) -> Tensor:
+            return op.ours(*inputs, *others, **sample.kwargs)
+
+    program = torch.export.export(Module(), (*sample.inputs, *tensors), strict=strict)
+    name = op.name.split(",")[0]
+    assert f"torchsoftmax.{name}.default" in str(program.graph)
+    assert_same(
+        program.module()(*sample.inputs, *tensors), call(op.native, sample)(*sample.inputs)
+    )
+
+
+@every_operator
+def test_compiled_autograd(op: Operator) -> None:
+    sample = op.small()
+    mine, native = sample.leaves(), sample.leaves()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        call(op.ours, sample)(*mine).pow(2).sum().backward()
+    call(op.native, sample)(*native).pow(2).sum().backward()
+    assert_same([x.grad for x in mine], [x.grad for x in native])
+
+
+@every_operator
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoint(op: Operator, reentrant: bool) -> None:
+    sample = op.small()
+    mine, native = sample.leaves(), sample.leaves()
+    value = checkpoint(call(op.ours, sample), *mine, use_reentrant=reentrant)
+    value.pow(2).sum().backward()
+    call(op.native, sample)(*native).pow(2).sum().backward()
+    assert_same([x.grad for x in mine], [x.grad for x in native])
+
+
+@every_operator
+def test_saved_tensor_hooks(op: Operator) -> None:
+    """Everything of the size of the input that is kept for backward passes through the hooks."""
+    sample = op.small()
+    mine, native = sample.leaves(), sample.leaves()
+    packed: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        packed.append(tensor.numel())
+        return tensor.clone()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        value = call(op.ours, sample)(*mine)
+    assert max(packed) >= mine[0].numel()
+    value.pow(2).sum().backward()
+    call(op.native, sample)(*native).pow(2).sum().backward()
+    assert_same([x.grad for x in mine], [x.grad for x in native])
+
+
+@every_operator
+def test_backward_twice(op: Operator) -> None:
+    sample = op.small()
+    inputs = sample.leaves()
+    value = call(op.ours, sample)(*inputs).sum()
+    first = torch.autograd.grad(value, inputs, retain_graph=True)
+    assert_same(torch.autograd.grad(value, inputs), first)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(value, inputs)
+
+
+@every_operator
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+def test_autocast(op: Operator, dtype: torch.dtype) -> None:
+    """Dtype in, dtype out as native; the gradient has the dtype of the input."""
+    for sample in samples(op, dtype):
+        mine, native = sample.leaves(), sample.leaves()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            ours, expected = call(op.ours, sample)(*mine), call(op.native, sample)(*native)
+        assert ours.dtype == expected.dtype, sample.name
+        assert_near(
+            ours.detach(), call(op.native, widened(sample))(*widened(sample).inputs), ours.dtype,
+            sample.name,
+        )  # fmt: skip
+        ours.sum().backward()
+        assert [x.grad.dtype for x in mine] == [dtype] * len(mine)
+
+
+@every_operator
+def test_meta_device(op: Operator) -> None:
+    for sample in samples(op, torch.bfloat16):
+        expected = call(op.native, sample)(*sample.inputs)
+
+        def to_meta(value: object) -> object:
+            return value.to("meta") if isinstance(value, Tensor) else value
+
+        meta = Sample(
+            sample.name,
+            tuple(map(to_meta, sample.inputs)),
+            tuple(map(to_meta, sample.args)),
+            {key: to_meta(value) for key, value in sample.kwargs.items()},
+        )
+        ours = call(op.ours, meta)(*meta.inputs)
+        assert (ours.shape, ours.dtype, ours.device.type) == (
+            expected.shape,
+            expected.dtype,
+            "meta",
+        ), sample.name
+
+
+@every_operator
+@pytest.mark.parametrize("mode", ["fake", "symbolic"])
+def test_make_fx(op: Operator, mode: str) -> None:
+    sample = op.small()
+
+    def gradient(function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+        def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+            inputs = tensors[: len(sample.inputs)]
+            value = function(*tensors, *others, **sample.kwargs).pow(2).sum()
+            return torch.autograd.grad(value, inputs)
+
+        return run
+
+    others = tuple(a for a in sample.args if not isinstance(a, Tensor))
+    tensors = (*sample.leaves(), *(a for a in sample.args if isinstance(a, Tensor)))
+    graph = make_fx(gradient(op.ours), tracing_mode=mode)(*tensors)
+    assert "torchsoftmax" in str(graph.graph)
+    assert_same(graph(*tensors), gradient(op.native)(*tensors))
+
+
+@every_operator
+def test_torch_function_mode_and_subclass_see_the_call(op: Operator) -> None:
+    sample = op.small()
+    seen: list[str] = []
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    class Subclass(torch.Tensor):
+        pass
+
+    with Mode():
+        call(op.ours, sample)(*sample.inputs)
+    assert any(op.name.split(",")[0] in name for name in seen)
+    wrapped = tuple(x.as_subclass(Subclass) for x in sample.inputs)
+    assert isinstance(call(op.ours, sample)(*wrapped), Subclass)
