@@ -42,11 +42,48 @@ bool needs_gradient(const Tensors&... tensors) {
 
 Tensor defined_or_empty(const Weight& weight) { return weight.value_or(Tensor()); }
 
-using Forward = Tensor(const Tensor&, int64_t, Dtype);
-using Backward = Tensor(const Tensor&, const Tensor&, int64_t);
+using SoftmaxForward = Tensor(const Tensor&, int64_t, Dtype);
+using SoftmaxBackward = Tensor(const Tensor&, const Tensor&, int64_t);
+using CrossEntropyBackward = Tensor(const CrossEntropyOptions&, const Tensor&, const Tensor&,
+                                    const Tensor&, const Weight&, const Tensor&, const Tensor&);
+
+// The gates of the backward operators. Functions call them directly, not through the dispatcher:
+// it saves a hop, and the keys above Autograd are those that the gate looks at.
+
+template <SoftmaxBackward* kKernel, SoftmaxBackward* kComposite>
+Tensor softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t dim) {
+  if (needs_composite(grad_output, output) || needs_gradient(grad_output, output)) {
+    return kComposite(grad_output, output, dim);
+  }
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return kKernel(grad_output, output, dim);
+}
+
+template <CrossEntropyBackward* kKernel, CrossEntropyBackward* kComposite>
+Tensor cross_entropy_backward(const CrossEntropyOptions& options, const Tensor& grad_output,
+                              const Tensor& input, const Tensor& target, const Weight& weight,
+                              const Tensor& statistics, const Tensor& normalizer) {
+  const Tensor weights = defined_or_empty(weight);
+  if (needs_composite(grad_output, input, target, weights) ||
+      needs_gradient(grad_output, input, target, weights)) {
+    return kComposite(options, grad_output, input, target, weight, statistics, normalizer);
+  }
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return kKernel(options, grad_output, input, target, weight, statistics, normalizer);
+}
+
+constexpr SoftmaxBackward* kSoftmaxBackward =
+    &softmax_backward<&ops::softmax_backward, &composite::softmax_backward>;
+constexpr SoftmaxBackward* kLogSoftmaxBackward =
+    &softmax_backward<&ops::log_softmax_backward, &composite::log_softmax_backward>;
+constexpr CrossEntropyBackward* kCrossEntropyBackward =
+    &cross_entropy_backward<&ops::cross_entropy_backward, &composite::cross_entropy_backward>;
+constexpr CrossEntropyBackward* kCrossEntropyTargetBackward =
+    &cross_entropy_backward<&ops::cross_entropy_target_backward,
+                            &composite::cross_entropy_target_backward>;
 
 /// softmax and log_softmax: both derivatives are functions of the output.
-template <Forward* kForward, Backward* kBackward>
+template <SoftmaxForward* kForward, SoftmaxBackward* kBackward>
 struct SoftmaxFunction : Function<SoftmaxFunction<kForward, kBackward>> {
   static constexpr bool is_traceable = true;
 
@@ -64,7 +101,7 @@ struct SoftmaxFunction : Function<SoftmaxFunction<kForward, kBackward>> {
   }
 };
 
-template <Forward* kForward, Backward* kBackward, Forward* kComposite>
+template <SoftmaxForward* kForward, SoftmaxBackward* kBackward, SoftmaxForward* kComposite>
 Tensor softmax_forward(const Tensor& input, int64_t dim, Dtype dtype) {
   if (needs_composite(input)) {
     return kComposite(input, dim, dtype);
@@ -75,15 +112,6 @@ Tensor softmax_forward(const Tensor& input, int64_t dim, Dtype dtype) {
   }
   const at::AutoDispatchBelowADInplaceOrView below;
   return kForward(input, dim, dtype);
-}
-
-template <Backward* kBackward, Backward* kComposite>
-Tensor softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t dim) {
-  if (needs_composite(grad_output, output) || needs_gradient(grad_output, output)) {
-    return kComposite(grad_output, output, dim);
-  }
-  const at::AutoDispatchBelowADInplaceOrView below;
-  return kBackward(grad_output, output, dim);
 }
 
 struct CrossEntropyFunction : Function<CrossEntropyFunction> {
@@ -110,12 +138,12 @@ struct CrossEntropyFunction : Function<CrossEntropyFunction> {
     const Weight weight = saved[2].defined() ? Weight(saved[2]) : std::nullopt;
     variable_list result(7);
     if (ctx->needs_input_grad(0)) {
-      result[0] = ops::cross_entropy_backward(options, grads[0], saved[0], saved[1], weight,
-                                              saved[3], saved[4]);
+      result[0] = kCrossEntropyBackward(options, grads[0], saved[0], saved[1], weight, saved[3],
+                                        saved[4]);
     }
     if (ctx->needs_input_grad(1)) {
-      result[1] = ops::cross_entropy_target_backward(options, grads[0], saved[0], saved[1], weight,
-                                                     saved[3], saved[4]);
+      result[1] = kCrossEntropyTargetBackward(options, grads[0], saved[0], saved[1], weight,
+                                              saved[3], saved[4]);
     }
     return result;
   }
@@ -143,22 +171,6 @@ Tensor cross_entropy(const CrossEntropyOptions& options, const Tensor& input, co
   return ops::cross_entropy(options, input, target, weight, dtype);
 }
 
-using CrossEntropyBackward = Tensor(const CrossEntropyOptions&, const Tensor&, const Tensor&,
-                                    const Tensor&, const Weight&, const Tensor&, const Tensor&);
-
-template <CrossEntropyBackward* kBackward, CrossEntropyBackward* kComposite>
-Tensor cross_entropy_backward(const CrossEntropyOptions& options, const Tensor& grad_output,
-                              const Tensor& input, const Tensor& target, const Weight& weight,
-                              const Tensor& statistics, const Tensor& normalizer) {
-  const Tensor weights = defined_or_empty(weight);
-  if (needs_composite(grad_output, input, target, weights) ||
-      needs_gradient(grad_output, input, target, weights)) {
-    return kComposite(options, grad_output, input, target, weight, statistics, normalizer);
-  }
-  const at::AutoDispatchBelowADInplaceOrView below;
-  return kBackward(options, grad_output, input, target, weight, statistics, normalizer);
-}
-
 std::tuple<Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyOptions& options,
                                                          const Tensor& input, const Tensor& target,
                                                          const Weight& weight, Dtype dtype) {
@@ -173,21 +185,15 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyOptio
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torchsoftmax, Autograd, m) {
-  m.impl("softmax", &softmax_forward<&ops::softmax, &ops::softmax_backward, &composite::softmax>);
-  m.impl("softmax_backward",
-         &softmax_backward<&ops::softmax_backward, &composite::softmax_backward>);
-  m.impl("log_softmax", &softmax_forward<&ops::log_softmax, &ops::log_softmax_backward,
-                                         &composite::log_softmax>);
-  m.impl("log_softmax_backward",
-         &softmax_backward<&ops::log_softmax_backward, &composite::log_softmax_backward>);
+  m.impl("softmax", &softmax_forward<&ops::softmax, kSoftmaxBackward, &composite::softmax>);
+  m.impl("log_softmax",
+         &softmax_forward<&ops::log_softmax, kLogSoftmaxBackward, &composite::log_softmax>);
+  m.impl("softmax_backward", kSoftmaxBackward);
+  m.impl("log_softmax_backward", kLogSoftmaxBackward);
   m.impl("cross_entropy", &WithOptions<&cross_entropy>::call);
   m.impl("cross_entropy_forward", &WithOptions<&cross_entropy_forward>::call);
-  m.impl("cross_entropy_backward",
-         &WithOptions<&cross_entropy_backward<&ops::cross_entropy_backward,
-                                              &composite::cross_entropy_backward>>::call);
-  m.impl("cross_entropy_target_backward",
-         &WithOptions<&cross_entropy_backward<&ops::cross_entropy_target_backward,
-                                              &composite::cross_entropy_target_backward>>::call);
+  m.impl("cross_entropy_backward", &WithOptions<kCrossEntropyBackward>::call);
+  m.impl("cross_entropy_target_backward", &WithOptions<kCrossEntropyTargetBackward>::call);
 }
 
 }  // namespace torchsoftmax

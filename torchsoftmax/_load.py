@@ -1,10 +1,12 @@
 """Loads the extension: the operators, and the kernels for this CPU's instruction set."""
 
 import importlib
+import importlib.util
 
 import torch
 
-_MODULES = {"AVX512": "_cpu_avx512", "AVX2": "_cpu_avx2"}
+# Worst first, as PyTorch names them.
+_MODULES = {"DEFAULT": "_cpu_default", "AVX2": "_cpu_avx2", "AVX512": "_cpu_avx512"}
 
 
 def cpu_kernels() -> str:
@@ -16,8 +18,19 @@ def cpu_kernels() -> str:
     return _MODULES.get(torch.backends.cpu.get_cpu_capability(), "_cpu_default")
 
 
-def _release(version: str) -> tuple[str, ...]:
-    return tuple(version.split("+")[0].split(".")[:2])
+def instruction_sets() -> list[str]:
+    """The values of ``ATEN_CPU_CAPABILITY`` up to the one in use, worst first."""
+    names = [name.lower() for name in _MODULES]
+    return names[: list(_MODULES.values()).index(cpu_kernels()) + 1]
+
+
+def built() -> list[str]:
+    """The modules of CPU kernels that this installation has."""
+    return [name for name in _MODULES.values() if importlib.util.find_spec(f"torchsoftmax.{name}")]
+
+
+def _release(version: str) -> list[str]:
+    return version.split("+")[0].split(".")[:2]
 
 
 def load() -> None:
@@ -25,15 +38,14 @@ def load() -> None:
     name = "_C"
     try:
         extension = importlib.import_module("torchsoftmax._C")
-        built = extension.torch_version
-        if _release(built) != _release(torch.__version__):
-            raise ImportError(f"it was built against torch {built}")
+        if _release(extension.torch_version) != _release(torch.__version__):
+            raise ImportError(f"it was built against torch {extension.torch_version}")
         name = cpu_kernels()
         importlib.import_module(f"torchsoftmax.{name}")
     except ImportError as error:
         raise ImportError(
             f"torchsoftmax: the compiled extension torchsoftmax.{name} cannot be used with "
             f"torch {torch.__version__}: {error}. Build it against this torch: "
-            "`pip install --no-build-isolation --force-reinstall --no-deps torchsoftmax` "
-            "(in a checkout: `pip install --no-build-isolation -e .`)."
+            "`pip install --no-build-isolation --force-reinstall --no-deps torchsoftmax`, "
+            "or in a checkout `pip install --no-build-isolation --editable .`"
         ) from error

@@ -246,14 +246,18 @@ void across_rows(const Policy& policy, const RowTensor<Out>& out,
   });
 }
 
+// Rows of this many vectors or fewer are worked on across, even where they lie along: a row costs
+// two reductions inside of a vector and a logarithm, which neighbouring rows then share.
+inline constexpr int64_t kShortRow = 2;
+
 /// Runs `policy` over every row of the operands, which agree in rows and classes. A policy without
 /// an output passes `RowTensor<Out>` with null data.
 template <typename acc_t, typename Policy, typename Out, typename... In>
 void for_each_row(const Policy& policy, const RowTensor<Out>& out,
                   const RowTensor<const In>&... in) {
-  const bool along =
-      out.classes <= 1 || (out.class_stride == 1 && ((in.class_stride == 1) && ...));
-  if (along) {
+  const bool short_rows =
+      out.classes <= kShortRow * kLanes<acc_t> && out.rows >= kLanes<acc_t> / 2;
+  if (!short_rows && out.class_stride == 1 && ((in.class_stride == 1) && ...)) {
     along_rows<acc_t>(policy, out, in...);
   } else {
     across_rows<acc_t>(policy, out, in...);

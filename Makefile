@@ -1,0 +1,61 @@
+# Every target sets up what it needs: a virtual environment with pinned tools, and the extension.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+BUILD_TOOLS = torch==2.13.0 setuptools==84.2.1 wheel==0.48.0 ninja==1.13.2 numpy==2.4.6
+SOURCES = setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
+CXX_FILES = $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
+SANITIZED = build/sanitized
+
+.PHONY: demo test bench accuracy sanitize lint format clean
+
+$(VENV)/.tools: Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --progress-bar on $(BUILD_TOOLS)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.tools $(SOURCES)
+	$(BIN)/pip install --no-build-isolation --editable ".[dev]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m examples.demo
+
+# The whole suite on the best instruction set of this machine, then on each of the others all that
+# can depend on it.
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+	for set in $$($(BIN)/python -m torchsoftmax info --other-instruction-sets); do \
+	  ATEN_CPU_CAPABILITY=$$set $(BIN)/python -m pytest -m "not once" || exit 1; \
+	done
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks
+
+accuracy: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.accuracy
+
+# AddressSanitizer and UndefinedBehaviorSanitizer over the kernels of every instruction set. Tensors
+# end where their allocation ends, so a read past a row's end is found.
+sanitize: $(VENV)/.installed
+	TORCHSOFTMAX_SANITIZE=1 $(BIN)/python setup.py --quiet build_ext \
+	  --build-temp $(SANITIZED)/objects --build-lib $(SANITIZED)/package
+	cp torchsoftmax/*.py $(SANITIZED)/package/torchsoftmax
+	for set in default $$($(BIN)/python -m torchsoftmax info --instruction-sets); do \
+	  LD_PRELOAD=$$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+	  UBSAN_OPTIONS=print_stacktrace=1 ATEN_CPU_CAPABILITY=$$set PYTHONPATH=$(SANITIZED)/package \
+	  $(BIN)/python -m pytest -m kernels -p no:cacheprovider -o pythonpath= || exit 1; \
+	done
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+clean:
+	rm -rf build dist *.egg-info torchsoftmax/*.so $(VENV)

@@ -1,0 +1,148 @@
+"""Asks the workers in turn and makes figures of their answers; nothing is computed here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+
+from benchmarks.cases import Case
+from benchmarks.peers import OURS, Peer
+from benchmarks.worker import COPY
+
+HUGE_PAGES_SWITCH = "THP_MEM_ALLOC_ENABLE"  # PyTorch reads it once, at its first allocation
+# A waiting OpenMP thread spins for some milliseconds before it sleeps; the other process starts
+# its block after that.
+SETTLE_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the results: a peer in a case. A ratio is its time divided by ours."""
+
+    case: Case
+    peer: str
+    median_s: float
+    iqr_s: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    gb_per_s: float
+    of_copy: float
+    error: float
+    tolerance: float
+
+
+class CheckFailed(Exception):
+    """A peer's result is further from float64 than the tolerance."""
+
+
+class WorkerProcess:
+    """The caller's side of ``benchmarks.worker``: a process with the given peers."""
+
+    def __init__(self, peers_module: str, peers: list[Peer], tuned: bool) -> None:
+        self.peers = [peer.name for peer in peers if peer.tuned == tuned]
+        environment = {k: v for k, v in os.environ.items() if k != HUGE_PAGES_SWITCH}
+        if tuned:
+            environment[HUGE_PAGES_SWITCH] = "1"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", peers_module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=Path(__file__).parents[1],
+        )
+
+    def hello(self, threads: int) -> None:
+        """Waits until the process is up, and learns whether its tensors are in huge pages."""
+        self.huge_page_share: float = self.ask("hello", threads=threads)["huge_page_share"]
+
+    def ask(self, do: str, **request: object) -> dict:
+        """Sends a request and waits for the reply."""
+        self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+        self.process.stdin.flush()
+        reply = self.process.stdout.readline()
+        if not reply:
+            raise RuntimeError(f"a worker ended during {do!r} {request}; its error is above")
+        return json.loads(reply)
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def open_case(case: Case, workers: list[WorkerProcess]) -> list[dict]:
+    """Has every worker set the case up and check its peers against float64."""
+    for worker in workers:
+        worker.ask("close")
+    replies = [worker.ask("open", case=case.name, peers=worker.peers) for worker in workers]
+    for reply in replies:
+        for peer, error in reply["errors"].items():
+            if not error <= reply["tolerance"]:
+                raise CheckFailed(
+                    f"{case.name}: {peer} differs from float64 by {error:.2g}, "
+                    f"tolerance {reply['tolerance']:.2g}"
+                )
+    return replies
+
+
+def time_rounds(
+    turns: list[tuple[WorkerProcess, str]], rounds: int, block_s: float
+) -> dict[str, list[float]]:
+    """Seconds per call of each peer, once per round, over as many calls as a block takes.
+
+    A round times each peer once, one after the other and every second round in reverse order.
+    """
+    calls = {}
+    for worker, peer in turns:
+        calls[peer] = worker.ask("calibrate", peer=peer, seconds=block_s)["calls"]
+    times: dict[str, list[float]] = {peer: [] for _, peer in turns}
+    for number in range(rounds):
+        for worker, peer in turns if number % 2 == 0 else turns[::-1]:
+            time.sleep(SETTLE_SECONDS)
+            reply = worker.ask("time", peer=peer, calls=calls[peer])
+            times[peer].append(reply["seconds"])
+    return times
+
+
+def quartiles(values: list[float]) -> tuple[float, float]:
+    """The lower and the upper quartile."""
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
+def measure(case: Case, workers: list[WorkerProcess], rounds: int, block_s: float) -> list[Figure]:
+    """Checks and times every peer, and a copy of the logits, in the first worker.
+
+    Ratios are taken within a round, where the machine was in the same state; the spread of times
+    and of ratios is the inter-quartile range over the rounds.
+    """
+    replies = open_case(case, workers)
+    stock = replies[0]
+    turns = [(workers[0], COPY)]
+    errors = {COPY: 0.0}
+    for worker, reply in zip(workers, replies, strict=True):
+        turns += [(worker, peer) for peer in reply["errors"]]
+        errors |= reply["errors"]
+    times = time_rounds(turns, rounds, block_s)
+    copy_rate = stock["copy_bytes"] / median(times[COPY])
+    figures = []
+    for peer, seconds in times.items():
+        ratios = [theirs / ours for theirs, ours in zip(seconds, times[OURS], strict=True)]
+        low, high = quartiles(seconds)
+        moved = stock["copy_bytes"] if peer == COPY else stock["least_bytes"]
+        rate = moved / median(seconds)
+        figures.append(
+            Figure(
+                case, peer, median(seconds), high - low, median(ratios), *quartiles(ratios),
+                rate / 1e9, rate / copy_rate, errors[peer], stock["tolerance"],
+            )
+        )  # fmt: skip
+    return figures

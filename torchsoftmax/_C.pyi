@@ -1,0 +1,3 @@
+torch_version: str
+compiler: str
+cuda: bool
