@@ -1,0 +1,1 @@
+"""Programs that use torchsoftmax on real input."""
