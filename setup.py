@@ -9,8 +9,16 @@ from glob import glob
 from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
 
-FLAGS = ["-O3", "-g0", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wall",
-         "-Wno-unknown-pragmas"]
+FLAGS = [
+    "-O3",
+    "-g0",
+    "-fopenmp",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+    "-Wno-unknown-pragmas",
+]
 LINK = ["-fopenmp"]
 if os.environ.get("TORCHSOFTMAX_SANITIZE") == "1":
     sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g1"]

@@ -138,8 +138,8 @@ struct CrossEntropyFunction : Function<CrossEntropyFunction> {
     const Weight weight = saved[2].defined() ? Weight(saved[2]) : std::nullopt;
     variable_list result(7);
     if (ctx->needs_input_grad(0)) {
-      result[0] = kCrossEntropyBackward(options, grads[0], saved[0], saved[1], weight, saved[3],
-                                        saved[4]);
+      result[0] =
+          kCrossEntropyBackward(options, grads[0], saved[0], saved[1], weight, saved[3], saved[4]);
     }
     if (ctx->needs_input_grad(1)) {
       result[1] = kCrossEntropyTargetBackward(options, grads[0], saved[0], saved[1], weight,

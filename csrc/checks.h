@@ -17,7 +17,8 @@ enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
 inline void softmax(const char* name, const at::Tensor& input) {
   TORCH_CHECK_NOT_IMPLEMENTED(
       at::isFloatingType(input.scalar_type()) && c10::elementSize(input.scalar_type()) >= 2, name,
-      ": expected input of dtype float16, bfloat16, float32 or float64 (or the argument dtype), got ",
+      ": expected input of dtype float16, bfloat16, float32 or float64 (or the argument dtype), "
+      "got ",
       input.scalar_type());
 }
 
@@ -69,8 +70,7 @@ inline void cross_entropy(const CrossEntropyOptions& options, const at::Tensor& 
                           std::optional<at::ScalarType> dtype) {
   const auto [reduction, ignore_index, label_smoothing] = options;
   TORCH_CHECK(label_smoothing >= 0.0 && label_smoothing <= 1.0,
-              "cross_entropy: expected label_smoothing between 0.0 and 1.0, got ",
-              label_smoothing);
+              "cross_entropy: expected label_smoothing between 0.0 and 1.0, got ", label_smoothing);
   TORCH_CHECK_VALUE(reduction >= kNone && reduction <= kSum,
                     "cross_entropy: expected reduction 0 (none), 1 (mean) or 2 (sum), got ",
                     reduction);

@@ -110,8 +110,7 @@ CrossEntropyInputs promote(const Tensor& input, const Tensor& target, Weight wei
   }
   const bool widen = at::toOpMathType(common) != accumulation_type(input);
   const bool same = !widen && target.scalar_type() == input.scalar_type();
-  return {widen ? input.to(common) : input,
-          same ? target : target.to(at::toOpMathType(common)),
+  return {widen ? input.to(common) : input, same ? target : target.to(at::toOpMathType(common)),
           dtype.has_value() ? dtype : std::optional(common)};
 }
 
@@ -182,8 +181,8 @@ Tensor cross_entropy_target_backward(const CrossEntropyOptions& options, const T
                                      const Tensor& /*statistics*/, const Tensor& normalizer) {
   const int64_t dim = checks::class_dim(input);
   const Tensor grad = row_gradient(options, grad_output, input, normalizer);
-  Tensor result = -(1 - options.label_smoothing) * grad *
-                  at::log_softmax(input, dim, accumulation_type(input));
+  Tensor result =
+      -(1 - options.label_smoothing) * grad * at::log_softmax(input, dim, accumulation_type(input));
   if (weight.has_value() && weight->defined()) {
     result = result * along_classes(*weight, input);
   }

@@ -70,7 +70,11 @@ def class_indices(*shape: int, classes: int, ignore_index: int | None = None) ->
 
 
 def class_probabilities(*shape: int, dtype: torch.dtype) -> Tensor:
-    return logits(*shape, dtype=torch.float64, seed=2).softmax(dim=1 if len(shape) > 1 else 0).to(dtype)
+    return (
+        logits(*shape, dtype=torch.float64, seed=2)
+        .softmax(dim=1 if len(shape) > 1 else 0)
+        .to(dtype)
+    )
 
 
 def class_weights(classes: int, dtype: torch.dtype) -> Tensor:
@@ -138,7 +142,9 @@ def index_samples(dtype: torch.dtype) -> Iterator[Sample]:
         (logits(6, 40, dtype=dtype)[:, ::2],),
         (class_indices(6, 2, classes=20)[:, 0],),
     )
-    yield Sample("volume", (logits(2, 3, 2, 3, 4, dtype=dtype),), (class_indices(2, 2, 3, 4, classes=3),))
+    yield Sample(
+        "volume", (logits(2, 3, 2, 3, 4, dtype=dtype),), (class_indices(2, 2, 3, 4, classes=3),)
+    )
     yield Sample("uint8", (logits(4, 5, dtype=dtype),), (class_indices(4, classes=5).byte(),))
     yield Sample("long rows", (logits(3, 4099, dtype=dtype),), (class_indices(3, classes=4099),))
     for reduction in ("none", "mean", "sum"):

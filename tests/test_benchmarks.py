@@ -10,6 +10,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.once
 RUN = "import sys; from benchmarks.__main__ import main; sys.exit(main(sys.argv[2:], sys.argv[1]))"
 WRONG_PEERS = """
 from benchmarks.cases import BACKWARD, FORWARD

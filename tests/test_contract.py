@@ -72,6 +72,7 @@ def samples(op: Operator, dtype: torch.dtype) -> Iterator[Sample]:
     yield from found
 
 
+@pytest.mark.kernels
 @every_operator
 @every_dtype
 def test_value_and_gradients_are_those_of_float64(op: Operator, dtype: torch.dtype) -> None:
@@ -83,6 +84,7 @@ def test_value_and_gradients_are_those_of_float64(op: Operator, dtype: torch.dty
             assert_near(mine, true, dtype, what)
 
 
+@pytest.mark.kernels
 @every_operator
 @every_dtype
 def test_shape_dtype_and_strides_are_natives(op: Operator, dtype: torch.dtype) -> None:
@@ -95,6 +97,7 @@ def test_shape_dtype_and_strides_are_natives(op: Operator, dtype: torch.dtype) -
         assert mine.requires_grad, sample.name
 
 
+@pytest.mark.kernels
 @every_operator
 @every_dtype
 def test_no_gradient_gives_the_same_value(op: Operator, dtype: torch.dtype) -> None:
@@ -107,6 +110,7 @@ def test_no_gradient_gives_the_same_value(op: Operator, dtype: torch.dtype) -> N
             torch.testing.assert_close(other, with_gradient, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.kernels
 @every_operator
 def test_inputs_are_not_written_to(op: Operator) -> None:
     for sample in samples(op, torch.float32):
@@ -117,6 +121,7 @@ def test_inputs_are_not_written_to(op: Operator) -> None:
             assert torch.equal(x, copy) and x._version == version, sample.name
 
 
+@pytest.mark.kernels
 @every_operator
 def test_gradcheck(op: Operator) -> None:
     sample = op.small()
@@ -129,6 +134,7 @@ def test_gradcheck(op: Operator) -> None:
     )
 
 
+@pytest.mark.kernels
 @every_operator
 def test_gradgradcheck(op: Operator) -> None:
     sample = op.small()
@@ -283,9 +289,7 @@ def test_export(op: Operator, strict: bool) -> None:
     program = torch.export.export(Module(), (*sample.inputs, *tensors), strict=strict)
     name = op.name.split(",")[0]
     assert f"torchsoftmax.{name}.default" in str(program.graph)
-    assert_same(
-        program.module()(*sample.inputs, *tensors), call(op.native, sample)(*sample.inputs)
-    )
+    assert_same(program.module()(*sample.inputs, *tensors), call(op.native, sample)(*sample.inputs))
 
 
 @every_operator
@@ -404,7 +408,7 @@ def test_torch_function_mode_and_subclass_see_the_call(op: Operator) -> None:
     seen: list[str] = []
 
     class Mode(TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        def __torch_function__(self, func, types, args=(), kwargs=None):
             seen.append(str(func))
             return func(*args, **(kwargs or {}))
 
@@ -416,3 +420,45 @@ def test_torch_function_mode_and_subclass_see_the_call(op: Operator) -> None:
     assert any(op.name.split(",")[0] in name for name in seen)
     wrapped = tuple(x.as_subclass(Subclass) for x in sample.inputs)
     assert isinstance(call(op.ours, sample)(*wrapped), Subclass)
+
+
+def opcheck_arguments() -> Iterator[tuple[str, tuple[object, ...]]]:
+    """One call of every operator that is registered, and of both kinds of target."""
+    op = torch.ops.torchsoftmax
+    x = torch.randn(4, 5, requires_grad=True)
+    y = x.detach().softmax(1).requires_grad_()
+    indices, weight = torch.tensor([0, -100, 3, 2]), torch.rand(5)
+    yield "softmax", (x, 1)
+    yield "log_softmax", (x, 1, torch.float64)
+    yield "softmax_backward", (x, y, 1)
+    yield "log_softmax_backward", (x, y, 1)
+    yield "gather_index", (indices, 5, -100)
+    for target in (indices, y.detach().requires_grad_()):
+        for reduction in range(3):
+            options = (reduction, -100, 0.1)
+            yield "cross_entropy", (x, target, weight, None, *options)
+            yield "cross_entropy_forward", (x, target, weight, None, *options)
+            loss, *saved = op.cross_entropy_forward(x, target, weight, None, *options)
+            upstream = torch.ones_like(loss).requires_grad_()
+            saved = [tensor.detach() for tensor in saved]
+            arguments = (upstream, x, target, weight, *saved, *options)
+            yield "cross_entropy_backward", arguments
+            if target.is_floating_point():
+                yield "cross_entropy_target_backward", arguments
+
+
+def test_opcheck() -> None:
+    """Schema, fake tensors, autograd registration and AOT dispatch, with and without gradients."""
+    checked = set()
+    for name, arguments in opcheck_arguments():
+        overload = getattr(torch.ops.torchsoftmax, name).default
+        torch.library.opcheck(overload, arguments)
+        detached = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
+        torch.library.opcheck(overload, detached)
+        checked.add(f"torchsoftmax::{name}")
+    registered = {
+        schema.name
+        for schema in torch._C._jit_get_all_schemas()
+        if schema.name.startswith("torchsoftmax::")
+    }
+    assert checked == registered

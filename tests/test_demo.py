@@ -6,15 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-pytest.importorskip("tokenizers", reason="the demonstration needs its extra packages")
-pytest.importorskip("sklearn", reason="the demonstration needs its extra packages")
-pytest.importorskip("matplotlib", reason="the demonstration needs its extra packages")
-pytest.importorskip("tqdm", reason="the demonstration needs its extra packages")
-
 from examples.demo import digits
 from examples.demo.__main__ import main
 from examples.demo.training import Contender, compare, on_logits
 
+pytestmark = pytest.mark.once
 REFERENCE = on_logits("torch.nn", nn.CrossEntropyLoss)
 
 

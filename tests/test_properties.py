@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -69,15 +70,87 @@ def test_softmax(
     assert_same(dx, torch.autograd.grad(dense_y, dense, grad.window.contiguous())[0])
 
 
-def check_loss(x: Laid, target: Laid, weight: Laid | None, ignore_index: int, **options) -> None:
-    options["ignore_index"] = ignore_index
+def check_loss(x: Laid, target: Laid, weight: Laid | None, **options: Any) -> None:
     untouched = Untouched(*filter(None, (x, target, weight)))
     leaves = (x.leaf(), target.leaf())
-    given_weight = None if weight is None else weight.window
-    loss = torchsoftmax.cross_entropy(*leaves, given_weight, **options)
-    g = upstream(loss.shape, loss.dtype)
-    gradients = torch.autograd.grad(loss, [leaf for leaf in leaves if leaf.requires_grad], g)
+    loss = torchsoftmax.cross_entropy(*leaves, weight and weight.window, **options)
+    grad = upstream(loss.shape, loss.dtype)
+    gradients = torch.autograd.grad(loss, [leaf for leaf in leaves if leaf.requires_grad], grad)
     untouched.check(loss, *gradients)
 
-    z, t = x.exact(), target.exact()
-    w = torch.ones(x.window.size(dim), dtype=torch.float64) if weight is None else weight.exact().detach()
+    z, t, g = x.exact(), target.exact(), grad.double()
+    dim = min(1, z.dim() - 1)
+    w = torch.ones(z.size(dim)).double() if weight is None else weight.exact().detach()
+    exact = F.cross_entropy(z, t, w, **options)
+    exact_gradients = torch.autograd.grad(exact, [leaf for leaf in (z, t) if leaf.requires_grad], g)
+
+    # A row's loss is -sum(q log p) with all terms of one sign: off by a few roundings of itself and
+    # of log(sum(exp)) times the mass of q. The loss of equal logits is that mass times log C.
+    r = Rounding.of(x.window.dtype)
+    equal = F.cross_entropy(torch.zeros_like(z), t, w, **options)
+    assert_within(loss, exact, r.eps * exact.abs() + 12 * r.eps_wide * (equal + exact))
+
+    # d loss / d z = g (p mass - q) is off by a few roundings of two terms of at most the mass,
+    # d loss / d q = -g w log p as the loss is.
+    if t.is_floating_point():
+        mass, rows = t.detach().sum(dim).clamp(min=1), t.numel() / max(1, t.size(dim))
+    else:
+        taking_part = t != options["ignore_index"]
+        mass, rows = taking_part.double(), w[t[taking_part]].sum()
+        # Ours: the gradient of an ignored row is 0 even where its logits hold nan.
+        exact_gradients = [exact_gradients[0] * 1]
+        exact_gradients[0][~taking_part.unsqueeze(dim).expand_as(z)] = 0
+    scale = g.abs() * mass * max(w.tolist(), default=0)
+    scale = scale / rows if options["reduction"] == "mean" else scale
+    for mine, true in zip(gradients, exact_gradients, strict=True):
+        bound = (r.eps + 8 * r.eps_wide) * true.abs() + 16 * r.eps_wide * scale.unsqueeze(dim)
+        assert_within(mine, true, bound + r.floor)
+
+
+def class_weights(data: st.DataObject, classes: int, dtype: torch.dtype) -> Laid | None:
+    kind = data.draw(st.sampled_from(("none", "zeros and ones", "any")))
+    if kind == "none":
+        return None
+    values = 2 * torch.rand(classes, generator=torch.Generator().manual_seed(2))
+    return data.draw(laid((values.round() if kind == "zeros and ones" else values).to(dtype)))
+
+
+def class_dim(shape: tuple[int, ...]) -> int:
+    return min(1, len(shape) - 1)
+
+
+@given(data=st.data(), **LOSS_OPTIONS)
+@settings(max_examples=400)
+def test_cross_entropy(data: st.DataObject, **options: Any) -> None:
+    dtype, shape = (
+        data.draw(DTYPE),
+        data.draw(shapes(fewest=1).filter(lambda s: s[class_dim(s)] > 0)),
+    )
+    dim = class_dim(shape)
+    classes = shape[dim]
+    x = data.draw(laid(data.draw(logits(shape, dim, dtype))))
+    generator = torch.Generator().manual_seed(3)
+    rows = shape[:dim] + shape[dim + 1 :]
+    index = torch.randint(classes, rows, generator=generator)
+    ignore_index = data.draw(st.sampled_from((-100, -1, 0, classes - 1, 255)))
+    index_dtype = data.draw(st.sampled_from((torch.int64, torch.int32, torch.uint8)))
+    if index_dtype != torch.uint8 or ignore_index >= 0:
+        index[torch.rand(rows, generator=generator) < 0.3] = ignore_index
+    target = data.draw(laid(index.to(index_dtype)))
+    weight = class_weights(data, classes, dtype)
+    check_loss(x, target, weight, ignore_index=ignore_index, **options)
+
+
+@given(data=st.data(), **LOSS_OPTIONS)
+@settings(max_examples=300)
+def test_cross_entropy_of_class_probabilities(data: st.DataObject, **options: Any) -> None:
+    dtype, shape = data.draw(DTYPE), data.draw(shapes(fewest=1))
+    dim = class_dim(shape)
+    x = data.draw(laid(data.draw(logits(shape, dim, dtype))))
+    generator = torch.Generator().manual_seed(3)
+    kind = data.draw(st.sampled_from(("softmax", "one hot", "any")))
+    values = torch.rand(shape, generator=generator, dtype=torch.float64)
+    if kind != "any":
+        values = (5 * values).softmax(dim) if kind == "softmax" else (values > 0.8).double()
+    target = data.draw(laid(values.to(dtype)))
+    check_loss(x, target, class_weights(data, shape[dim], dtype), **options)

@@ -85,8 +85,7 @@ struct IndexForward {
     if constexpr (kSmooth) {
       const auto sums = walk.template sums<2>([&](int64_t i, auto lanes) {
         const V z = input.load(i, lanes) - max;
-        return std::array<V, 2>{exp_nonpositive(z),
-                                z * walk.per_class(smoothing.weight, i, lanes)};
+        return std::array<V, 2>{exp_nonpositive(z), z * walk.per_class(smoothing.weight, i, lanes)};
       });
       sum = sums[0];
       dot = sums[1];
@@ -180,9 +179,10 @@ struct IndexBackward {
     });
     V q_target = picked;
     if constexpr (kSmooth) {
-      q_target = q_target + share * per_row([&](int64_t row, int64_t) {
-                   return target.valid(row) ? smoothing.weight[target.index[row]] : acc_t(0);
-                 });
+      q_target =
+          q_target + share * per_row([&](int64_t row, int64_t) {
+                       return target.valid(row) ? smoothing.weight[target.index[row]] : acc_t(0);
+                     });
     }
     const V grad_target = scale * exp_nonpositive((z_target - max) - log_sum) - grad * q_target;
 
@@ -401,10 +401,10 @@ void check_backward(const CrossEntropyOptions& options, const at::Tensor& grad_o
   checks::cross_entropy(options, input, target, weight, grad_output.scalar_type());
   const auto shape = checks::row_shape(input);
   const auto rows = c10::SymIntArrayRef(shape);
-  TORCH_CHECK(options.reduction == checks::kNone ? grad_output.sym_sizes() == rows
-                                                 : grad_output.dim() == 0,
-              "cross_entropy_backward: expected grad_output of the shape of the loss, got ",
-              grad_output.sizes());
+  TORCH_CHECK(
+      options.reduction == checks::kNone ? grad_output.sym_sizes() == rows : grad_output.dim() == 0,
+      "cross_entropy_backward: expected grad_output of the shape of the loss, got ",
+      grad_output.sizes());
   const auto accumulated = c10::CppTypeToScalarType<acc_t>::value;
   TORCH_CHECK(statistics.scalar_type() == accumulated && statistics.is_contiguous() &&
                   statistics.sym_numel() == c10::multiply_integers(rows) * 2,

@@ -15,8 +15,12 @@ namespace torchsoftmax::cpu {
 inline constexpr float kLog2E = 1.44269504088896341f;
 inline constexpr float kLn2High = 0.693145751953125f;  // 15 bits: n * kLn2High is exact
 inline constexpr float kLn2Low = 1.42860682030941723e-6f;
-inline constexpr float kExpCoefficients[] = {1.384360682e-3f, 8.374195709e-3f, 4.1668004729e-2f,
-                                             0.16666430799f,  0.49999994192f,  1.0000000323f,
+inline constexpr float kExpCoefficients[] = {1.384360682e-3f,
+                                             8.374195709e-3f,
+                                             4.1668004729e-2f,
+                                             0.16666430799f,
+                                             0.49999994192f,
+                                             1.0000000323f,
                                              1.0f};
 
 #if defined(CPU_CAPABILITY_AVX512)

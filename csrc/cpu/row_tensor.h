@@ -69,6 +69,19 @@ RowTensor<scalar_t> make_rows(scalar_t* data, c10::ArrayRef<int64_t> sizes,
   return result;
 }
 
+/// Copies `count` consecutive elements and converts them.
+template <typename acc_t, typename From, typename To>
+void copy_lanes(const From* from, To* to, int64_t count) {
+  constexpr AllLanes<acc_t> all;
+  int64_t i = 0;
+  for (; i + all <= count; i += all) {
+    store<acc_t>(to + i, load<acc_t>(from + i, all), all);
+  }
+  if (i < count) {
+    store<acc_t>(to + i, load<acc_t>(from + i, count - i), count - i);
+  }
+}
+
 /// Copies `count` rows from `first` on to `packed`, which has `width` rows, classes outermost.
 /// Lanes from `count` up to the next whole vector are set to 0.
 template <typename acc_t, typename scalar_t>
@@ -81,14 +94,12 @@ acc_t* pack(const RowTensor<scalar_t>& from, int64_t first, int64_t count, int64
     const scalar_t* source = from.row(first + lane);
     for (int64_t c = 0; c < from.classes; ++c, source += from.class_stride) {
       acc_t* target = packed + c * width + lane;
-      int64_t j = 0;
       if (stride == 1) {
-        for (; j + kStep <= run; j += kStep) {
-          store<acc_t>(target + j, load<acc_t>(source + j, AllLanes<acc_t>{}), AllLanes<acc_t>{});
+        copy_lanes<acc_t>(source, target, run);
+      } else {
+        for (int64_t j = 0; j < run; ++j) {
+          target[j] = static_cast<acc_t>(source[j * stride]);
         }
-      }
-      for (; j < run; ++j) {
-        target[j] = static_cast<acc_t>(source[j * stride]);
       }
     }
     lane += run;
@@ -104,21 +115,18 @@ acc_t* pack(const RowTensor<scalar_t>& from, int64_t first, int64_t count, int64
 template <typename acc_t, typename scalar_t>
 void unpack(const acc_t* packed, const RowTensor<scalar_t>& to, int64_t first, int64_t count,
             int64_t width) {
-  constexpr int64_t kStep = kLanes<acc_t>;
   const int64_t stride = to.row_stride();
   for (int64_t lane = 0; lane < count;) {
     const int64_t run = std::min(to.run(first + lane), count - lane);
     scalar_t* target = to.row(first + lane);
     for (int64_t c = 0; c < to.classes; ++c, target += to.class_stride) {
       const acc_t* source = packed + c * width + lane;
-      int64_t j = 0;
       if (stride == 1) {
-        for (; j + kStep <= run; j += kStep) {
-          store<acc_t>(target + j, load<acc_t>(source + j, AllLanes<acc_t>{}), AllLanes<acc_t>{});
+        copy_lanes<acc_t>(source, target, run);
+      } else {
+        for (int64_t j = 0; j < run; ++j) {
+          target[j * stride] = static_cast<scalar_t>(source[j]);
         }
-      }
-      for (; j < run; ++j) {
-        target[j * stride] = static_cast<scalar_t>(source[j]);
       }
     }
     lane += run;

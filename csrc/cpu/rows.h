@@ -72,9 +72,8 @@ class Walk {
   V maximum(Term&& term) const {
     const V lowest(-std::numeric_limits<acc_t>::infinity());
     const auto larger = [](const V& a, const V& b) { return maximum_dropping_nan(a, b); };
-    return std::get<0>(reduce<1>(lowest, larger, [&](int64_t i, auto lanes) {
-      return std::array<V, 1>{term(i, lanes)};
-    }));
+    return std::get<0>(reduce<1>(
+        lowest, larger, [&](int64_t i, auto lanes) { return std::array<V, 1>{term(i, lanes)}; }));
   }
 
   /// The row's sums of each of the kTerms vectors that terms(i, lanes) returns.
@@ -255,8 +254,7 @@ inline constexpr int64_t kShortRow = 2;
 template <typename acc_t, typename Policy, typename Out, typename... In>
 void for_each_row(const Policy& policy, const RowTensor<Out>& out,
                   const RowTensor<const In>&... in) {
-  const bool short_rows =
-      out.classes <= kShortRow * kLanes<acc_t> && out.rows >= kLanes<acc_t> / 2;
+  const bool short_rows = out.classes <= kShortRow * kLanes<acc_t> && out.rows >= kLanes<acc_t> / 2;
   if (!short_rows && out.class_stride == 1 && ((in.class_stride == 1) && ...)) {
     along_rows<acc_t>(policy, out, in...);
   } else {

@@ -26,8 +26,7 @@ struct Softmax {
       return e;
     });
     const V scale = V(1) / sum;
-    walk.for_each(
-        [&](int64_t i, auto lanes) { out.store(i, keep.load(i, lanes) * scale, lanes); });
+    walk.for_each([&](int64_t i, auto lanes) { out.store(i, keep.load(i, lanes) * scale, lanes); });
   }
 };
 
@@ -38,9 +37,8 @@ struct LogSoftmax {
   void operator()(const Walk& walk, RowRange, const Keep&, const Out& out, const In& input) const {
     using V = typename Walk::V;
     const V max = walk.maximum([&](int64_t i, auto lanes) { return input.load(i, lanes); });
-    const V sum = walk.sum([&](int64_t i, auto lanes) {
-      return exp_nonpositive(input.load(i, lanes) - max);
-    });
+    const V sum = walk.sum(
+        [&](int64_t i, auto lanes) { return exp_nonpositive(input.load(i, lanes) - max); });
     // max + log(sum) would lose the digits of log(sum) where max is large.
     const V log_sum = walk.log(sum);
     walk.for_each([&](int64_t i, auto lanes) {
@@ -57,9 +55,8 @@ struct SoftmaxBackward {
   void operator()(const Walk& walk, RowRange, const Keep&, const Out& grad_input,
                   const Grad& grad_output, const Y& output) const {
     using V = typename Walk::V;
-    const V dot = walk.sum([&](int64_t i, auto lanes) {
-      return grad_output.load(i, lanes) * output.load(i, lanes);
-    });
+    const V dot = walk.sum(
+        [&](int64_t i, auto lanes) { return grad_output.load(i, lanes) * output.load(i, lanes); });
     walk.for_each([&](int64_t i, auto lanes) {
       const V grad = grad_output.load(i, lanes) - dot;
       grad_input.store(i, grad * output.load(i, lanes), lanes);
@@ -104,13 +101,14 @@ at::Tensor backward(const char* name, const at::Tensor& grad_output, const at::T
   checks::softmax_backward(name, grad_output, output);
   dim = at::maybe_wrap_dim(dim, output.dim());
   at::Tensor grad_input = empty_contiguous_like(output);
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, output.scalar_type(), "softmax_backward", [&] {
-    const at::Tensor grad = like_rows_of(grad_input, grad_output, dim);
-    const at::Tensor y = like_rows_of(grad_input, output, dim);
-    for_each_row<acc_type<scalar_t>>(Policy{}, rows_of<scalar_t>(grad_input, dim),
-                                     rows_of<const scalar_t>(grad, dim),
-                                     rows_of<const scalar_t>(y, dim));
-  });
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kHalf, at::kBFloat16, output.scalar_type(), "softmax_backward", [&] {
+        const at::Tensor grad = like_rows_of(grad_input, grad_output, dim);
+        const at::Tensor y = like_rows_of(grad_input, output, dim);
+        for_each_row<acc_type<scalar_t>>(Policy{}, rows_of<scalar_t>(grad_input, dim),
+                                         rows_of<const scalar_t>(grad, dim),
+                                         rows_of<const scalar_t>(y, dim));
+      });
   return grad_input;
 }
 

@@ -45,7 +45,8 @@ inline Vec<acc_t> load(const scalar_t* data, Lanes lanes) {
   }
 }
 
-/// Stores the first `lanes` elements of `value`, rounded to nearest even where the type is narrower.
+/// Stores the first `lanes` elements of `value`, rounded to nearest even where the type is
+/// narrower.
 template <typename acc_t, typename scalar_t, typename Lanes>
 inline void store(scalar_t* data, const Vec<acc_t>& value, Lanes lanes) {
   if constexpr (std::is_same_v<scalar_t, acc_t>) {
