@@ -40,8 +40,8 @@ accuracy: $(VENV)/.installed
 sanitize: $(VENV)/.installed
 	TORCHSOFTMAX_SANITIZE=1 $(BIN)/python setup.py --quiet build_ext \
 	  --build-temp $(SANITIZED)/objects --build-lib $(SANITIZED)/package
-	cp torchsoftmax/*.py $(SANITIZED)/package/torchsoftmax
-	for set in default $$($(BIN)/python -m torchsoftmax info --instruction-sets); do \
+	cp torchsoftmax/*.py torchsoftmax/_C.*so $(SANITIZED)/package/torchsoftmax
+	for set in $$($(BIN)/python -m torchsoftmax info --instruction-sets); do \
 	  LD_PRELOAD=$$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=print_stacktrace=1 ATEN_CPU_CAPABILITY=$$set PYTHONPATH=$(SANITIZED)/package \
 	  $(BIN)/python -m pytest -m kernels -p no:cacheprovider -o pythonpath= || exit 1; \

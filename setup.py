@@ -9,33 +9,16 @@ from glob import glob
 from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
 
-FLAGS = [
-    "-O3",
-    "-g0",
-    "-fopenmp",
-    "-fvisibility=hidden",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-Wall",
-    "-Wno-unknown-pragmas",
-]
+FLAGS = ["-O3", "-g0", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+WARNINGS = ["-Wall", "-Wno-unknown-pragmas", "-Wno-psabi"]
 LINK = ["-fopenmp"]
-if os.environ.get("TORCHSOFTMAX_SANITIZE") == "1":
-    sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g1"]
-    FLAGS += sanitize
-    LINK += sanitize
 
 INSTRUCTION_SETS = {"default": ["-DCPU_CAPABILITY=DEFAULT", "-DCPU_CAPABILITY_DEFAULT"]}
 if platform.machine() in ("x86_64", "AMD64"):
     AVX2 = ["-mavx2", "-mfma", "-mf16c"]
-    AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512"]
+    AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]
     INSTRUCTION_SETS["avx2"] = ["-DCPU_CAPABILITY=AVX2", "-DCPU_CAPABILITY_AVX2", *AVX2]
-    INSTRUCTION_SETS["avx512"] = [
-        "-DCPU_CAPABILITY=AVX512",
-        "-DCPU_CAPABILITY_AVX512",
-        *AVX2,
-        *AVX512,
-    ]
+    INSTRUCTION_SETS["avx512"] = ["-DCPU_CAPABILITY=AVX512", "-DCPU_CAPABILITY_AVX512", *AVX512]
 
 
 def extension(name: str, sources: str, flags: list[str]) -> CppExtension:
@@ -43,18 +26,19 @@ def extension(name: str, sources: str, flags: list[str]) -> CppExtension:
         f"torchsoftmax.{name}",
         sorted(glob(sources)),
         depends=glob("csrc/*.h") + glob("csrc/cpu/*.h"),
-        extra_compile_args=FLAGS + flags,
+        extra_compile_args=FLAGS + WARNINGS + flags,
         extra_link_args=LINK,
     )
 
 
-setup(
-    ext_modules=[
-        extension("_C", "csrc/*.cpp", []),
-        *(
-            extension(f"_cpu_{name}", "csrc/cpu/*.cpp", flags)
-            for name, flags in INSTRUCTION_SETS.items()
-        ),
-    ],
-    cmdclass={"build_ext": BuildExtension},
-)
+modules = [extension("_C", "csrc/*.cpp", [])]
+if os.environ.get("TORCHSOFTMAX_SANITIZE") == "1":  # `make sanitize`: the kernels alone
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover"]
+    FLAGS += [*sanitizers, "-O1", "-g1"]
+    LINK += sanitizers
+    modules.clear()
+modules += [
+    extension(f"_cpu_{name}", "csrc/cpu/*.cpp", flags) for name, flags in INSTRUCTION_SETS.items()
+]
+
+setup(ext_modules=modules, cmdclass={"build_ext": BuildExtension})

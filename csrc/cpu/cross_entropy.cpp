@@ -436,15 +436,23 @@ at::Tensor backward(const CrossEntropyOptions& options, const at::Tensor& grad_o
     };
     if constexpr (kOfTarget) {
       TORCH_CHECK(prepared.probabilities,
-                  "cross_entropy_target_backward: expected class probabilities as target");
-      result = empty_gradient_like(input);
+                  "cross_entropy_target_backward: expected class probabilities as target, got "
+                  "class indices");
+      const bool same = target.scalar_type() == input.scalar_type();
+      const auto computed = same ? target.scalar_type() : c10::CppTypeToScalarType<acc_t>::value;
+      result = empty_gradient_like(target, computed);
       const at::Tensor source = like_rows_of(result, input, dim);
-      run(TargetBackward<acc_t>{prepared.smoothing, row_statistics, gradient},
-          rows_of<const scalar_t>(source, dim));
+      const TargetBackward<acc_t> policy{prepared.smoothing, row_statistics, gradient};
+      const auto logits = rows_of<const scalar_t>(source, dim);
+      if (same) {
+        for_each_row<acc_t>(policy, rows_of<scalar_t>(result, dim), logits);
+      } else {
+        for_each_row<acc_t>(policy, rows_of<acc_t>(result, dim), logits);
+      }
       result = result.to(target.scalar_type());
       return;
     }
-    result = empty_gradient_like(input);
+    result = empty_gradient_like(input, input.scalar_type());
     const at::Tensor source = like_rows_of(result, input, dim);
     const auto logits = rows_of<const scalar_t>(source, dim);
     if (prepared.probabilities) {

@@ -37,8 +37,9 @@ inline at::Tensor empty_contiguous_like(const at::Tensor& like) {
 }
 
 /// With the strides of `like` where it is dense: the layout that autograd accumulates into.
-inline at::Tensor empty_gradient_like(const at::Tensor& like) {
-  return ask_for_huge_pages(at::empty_like(like, like.options(), at::MemoryFormat::Preserve));
+inline at::Tensor empty_gradient_like(const at::Tensor& like, at::ScalarType dtype) {
+  return ask_for_huge_pages(
+      at::empty_like(like, like.options().dtype(dtype), at::MemoryFormat::Preserve));
 }
 
 }  // namespace torchsoftmax::cpu

@@ -1,0 +1,147 @@
+"""What is cross-entropy's own, beyond the contract of every operator."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import torchsoftmax
+from torchsoftmax import CrossEntropyLoss, cross_entropy
+
+pytestmark = pytest.mark.kernels
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
+@pytest.mark.parametrize("shape", [(9, 40), (2, 7, 3, 5)])
+def test_other_index_dtypes_equal_int64(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    target = torch.randint(shape[1], (shape[0], *shape[2:]))
+    results = []
+    for indices in (target, target.to(dtype)):
+        leaf = x.clone().requires_grad_()
+        value = cross_entropy(leaf, indices, label_smoothing=0.1)
+        results.append((value, *torch.autograd.grad(value, leaf)))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_one_row_with_a_target_of_shape_one(reduction: str) -> None:
+    """As PyTorch's forward takes it; PyTorch's backward raises."""
+    x = torch.randn(19, dtype=torch.float64, requires_grad=True)
+    ours = cross_entropy(x, torch.tensor([7]), reduction=reduction)
+    native = F.cross_entropy(x, torch.tensor(7), reduction=reduction)
+    assert ours.shape == F.cross_entropy(x, torch.tensor([7]), reduction=reduction).shape
+    torch.testing.assert_close(ours, native)
+    torch.testing.assert_close(torch.autograd.grad(ours, x), torch.autograd.grad(native, x))
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 300), (2, 5, 3)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gradient_of_an_ignored_row_is_zero_whatever_it_holds(
+    shape: tuple[int, ...], smoothing: float
+) -> None:
+    x = torch.randn(shape)
+    target = torch.randint(shape[1], (shape[0], *shape[2:]))
+    target[::2] = -100
+    x[::2] = torch.nan
+    x[-2] = -torch.inf
+    x.requires_grad_()
+    loss = cross_entropy(x, target, label_smoothing=smoothing)
+    (grad,) = torch.autograd.grad(loss, x)
+    assert loss.isfinite()
+    assert torch.count_nonzero(grad[::2]) == 0
+    assert grad.isfinite().all() and torch.count_nonzero(grad[1::2]) == grad[1::2].numel()
+
+
+def test_offset_costs_no_digits() -> None:
+    """The statistics keep the maximum and the log-sum apart."""
+    x = torch.randn(64, 1000).mul_(64).round_().div_(64)  # exact with an offset of 2^14 as well
+    target = torch.randint(1000, (64,))
+    results = []
+    for offset in (0.0, 2.0**14):
+        leaf = (x + offset).requires_grad_()
+        loss = cross_entropy(leaf, target)
+        results.append((loss, *torch.autograd.grad(loss, leaf)))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(4, 4096), (4, 16), (2, 9, 40)])
+def test_the_targets_entry_is_rounded_once(shape: tuple[int, ...]) -> None:
+    """p - 1 is computed before it is rounded: within half an eps of the exact difference."""
+    x = torch.randn(shape).mul_(2)
+    x.movedim(1, -1)[..., 3] = 9.0
+    x = x.bfloat16().requires_grad_()
+    target = torch.full((shape[0], *shape[2:]), 3)
+    (grad,) = torch.autograd.grad(cross_entropy(x, target, reduction="sum"), x)
+    exact = (x.detach().double().softmax(1).movedim(1, -1)[..., 3] - 1).abs()
+    error = (grad.double().movedim(1, -1)[..., 3].abs() - exact).abs()
+    assert (error <= exact * torch.finfo(torch.bfloat16).eps * 0.501).all()
+
+
+def test_upstream_gradient_that_is_expanded_or_strided() -> None:
+    x = torch.randn(6, 50, 4, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(50, (6, 4))
+    for upstream in (torch.ones(()).double().expand(6, 4), torch.randn(4, 6).double().t()):
+        ours = cross_entropy(x, target, reduction="none")
+        native = F.cross_entropy(x, target, reduction="none")
+        torch.testing.assert_close(
+            torch.autograd.grad(ours, x, upstream), torch.autograd.grad(native, x, upstream)
+        )
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("other", [torch.bfloat16, torch.float32, torch.float64])
+def test_class_probabilities_of_another_dtype_are_promoted(
+    low: torch.dtype, other: torch.dtype
+) -> None:
+    x = torch.randn(5, 33).to(low).requires_grad_()
+    target = torch.rand(5, 33).softmax(1).to(other).requires_grad_()
+    ours = cross_entropy(x, target)
+    native = F.cross_entropy(x, target)
+    assert ours.dtype == native.dtype
+    exact = F.cross_entropy(x.double(), target.double())
+    torch.testing.assert_close(ours.double(), exact, rtol=torch.finfo(ours.dtype).eps, atol=0)
+    mine = torch.autograd.grad(ours, (x, target))
+    assert [g.dtype for g in mine] == [low, other]
+    for ours_grad, exact_grad in zip(mine, torch.autograd.grad(exact, (x, target)), strict=True):
+        eps = torch.finfo(ours_grad.dtype).eps
+        torch.testing.assert_close(ours_grad, exact_grad, rtol=4 * eps, atol=eps / 8)
+
+
+def test_gradient_for_weights_with_class_probabilities() -> None:
+    """Native differentiates the class weights there, and so does the composite definition."""
+    x, target = torch.randn(4, 7).double(), torch.rand(4, 7).double().requires_grad_()
+    weight = torch.rand(7).double().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda w, t: cross_entropy(x, t, w, label_smoothing=0.1), (weight, target)
+    )
+
+
+def test_out_of_range_targets_read_no_memory_and_leave_nothing_behind() -> None:
+    """The first bad row is named, whatever the order in which threads meet them."""
+    x = torch.randn(4096, 100)
+    target = torch.randint(100, (4096,))
+    target[1000], target[3000], target[-1] = 10**12, -(10**15), 100
+    for _ in range(10):
+        with pytest.raises(IndexError, match=r"Target 1000000000000 is out of bounds"):
+            cross_entropy(x, target)
+
+
+def test_module_moves_and_saves_its_weight() -> None:
+    loss = CrossEntropyLoss(weight=torch.rand(5), ignore_index=2, label_smoothing=0.2)
+    assert list(loss.state_dict()) == ["weight"]
+    assert loss.double().weight.dtype == torch.float64
+    x, target = torch.randn(3, 5).double(), torch.tensor([0, 2, 4])
+    native = torch.nn.CrossEntropyLoss(loss.weight, ignore_index=2, label_smoothing=0.2)
+    torch.testing.assert_close(loss(x, target), native(x, target))
+
+
+def test_cross_entropy_saves_no_tensor_of_the_size_of_the_logits() -> None:
+    x = torch.randn(64, 1000, requires_grad=True)
+    target = torch.randint(1000, (64,))
+    saved: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        torchsoftmax.cross_entropy(x, target)
+    own = [t for t in saved if t.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()]
+    assert sum(t.numel() for t in own) <= 4 * 64
