@@ -36,15 +36,17 @@ accuracy: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.accuracy
 
 # AddressSanitizer and UndefinedBehaviorSanitizer over the kernels of every instruction set. Tensors
-# end where their allocation ends, so a read past a row's end is found.
+# end where their allocation ends, so a read past a row's end is found. libstdc++ is there for
+# exceptions: the sanitizer looks for its __cxa_throw when it starts.
 sanitize: $(VENV)/.installed
 	TORCHSOFTMAX_SANITIZE=1 $(BIN)/python setup.py --quiet build_ext \
 	  --build-temp $(SANITIZED)/objects --build-lib $(SANITIZED)/package
 	cp torchsoftmax/*.py torchsoftmax/_C.*so $(SANITIZED)/package/torchsoftmax
 	for set in $$($(BIN)/python -m torchsoftmax info --instruction-sets); do \
-	  LD_PRELOAD=$$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
-	  UBSAN_OPTIONS=print_stacktrace=1 ATEN_CPU_CAPABILITY=$$set PYTHONPATH=$(SANITIZED)/package \
-	  $(BIN)/python -m pytest -m kernels -p no:cacheprovider -o pythonpath= || exit 1; \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 \
+	  UBSAN_OPTIONS=print_stacktrace=1 ATEN_CPU_CAPABILITY=$$set PYTHONPATH=$(SANITIZED)/package:. \
+	  $(BIN)/pytest -m kernels -p no:cacheprovider -o pythonpath= || exit 1; \
 	done
 
 lint: $(VENV)/.installed

@@ -1,0 +1,117 @@
+"""Results do not depend on the number of threads, bit for bit, nor on who else is computing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+import torch
+from cases import DTYPES, class_indices, class_probabilities, class_weights, logits
+from torch import Tensor
+
+import torchsoftmax
+
+# Each is split: rows along the last dimension, and across it with vectors of one or of many rows.
+SHAPES = {(64, 4096): 1, (3, 1000, 49): 1, (2, 21, 64, 64): 1, (20_000, 7): 1, (7, 20_000): 0}
+LOSS_SHAPES = [(64, 4096), (3, 1000, 49), (2, 21, 64, 64), (20_000, 7), (70_000, 3)]
+
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def value_and_gradients(
+    function: Callable[..., Tensor], inputs: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    value = function(*leaves)
+    upstream = logits(*value.shape, dtype=value.dtype, seed=3)
+    return (value.detach(), *torch.autograd.grad(value, leaves, upstream))
+
+
+def assert_independent_of_threads(
+    function: Callable[..., Tensor], inputs: tuple[Tensor, ...]
+) -> None:
+    results = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        results.append(value_and_gradients(function, inputs))
+    for other in results[1:]:
+        for mine, expected in zip(other, results[0], strict=True):
+            assert torch.equal(mine, expected)
+
+
+@pytest.mark.parametrize("function", [torchsoftmax.softmax, torchsoftmax.log_softmax])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@every_dtype
+def test_softmax(
+    function: Callable[..., Tensor], shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    assert_independent_of_threads(
+        partial(function, dim=SHAPES[shape]), (logits(*shape, dtype=dtype),)
+    )
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("shape", LOSS_SHAPES, ids=str)
+@every_dtype
+def test_cross_entropy(
+    shape: tuple[int, ...], reduction: str, label_smoothing: float, dtype: torch.dtype
+) -> None:
+    def loss(x: Tensor) -> Tensor:
+        return torchsoftmax.cross_entropy(
+            x,
+            class_indices(shape[0], *shape[2:], classes=shape[1], ignore_index=-100),
+            class_weights(shape[1], dtype),
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+        )
+
+    assert_independent_of_threads(loss, (logits(*shape, dtype=dtype),))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("shape", LOSS_SHAPES, ids=str)
+@every_dtype
+def test_cross_entropy_of_class_probabilities(
+    shape: tuple[int, ...], reduction: str, dtype: torch.dtype
+) -> None:
+    assert_independent_of_threads(
+        partial(torchsoftmax.cross_entropy, reduction=reduction, label_smoothing=0.1),
+        (logits(*shape, dtype=dtype), class_probabilities(*shape, dtype=dtype)),
+    )
+
+
+def test_two_python_threads_at_once() -> None:
+    x = logits(2, 21, 64, 64, dtype=torch.float32)
+    target = class_indices(2, 64, 64, classes=21)
+    calls = [
+        partial(torchsoftmax.softmax, dim=1),
+        partial(torchsoftmax.log_softmax, dim=-1),
+        partial(torchsoftmax.cross_entropy, target=target),
+        partial(torchsoftmax.cross_entropy, target=target, label_smoothing=0.1, reduction="none"),
+    ] * 8
+    expected = [value_and_gradients(call, (x,)) for call in calls]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda call: value_and_gradients(call, (x,)), calls))
+    for mine, theirs in zip(found, expected, strict=True):
+        assert all(map(torch.equal, mine, theirs))
+
+
+def test_the_bad_target_that_is_named_is_the_first() -> None:
+    """However many threads find others at the same time."""
+    x = logits(70_000, 3, dtype=torch.float32)
+    target = class_indices(70_000, classes=3)
+    target[1000:] = torch.arange(1000, 70_000)
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        with pytest.raises(IndexError, match="Target 1000 is out of bounds"):
+            torchsoftmax.cross_entropy(x, target)
