@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -104,7 +104,9 @@ def test_is_a_drop_in_for_the_class_of_torch_nn(info: ModuleInfo) -> None:
     [copy.copy, copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))],
     ids=["copy", "deepcopy", "pickle"],
 )
-def test_copies_are_the_same_module(info: ModuleInfo, duplicate) -> None:  # noqa: ANN001
+def test_copies_are_the_same_module(
+    info: ModuleInfo, duplicate: Callable[[nn.Module], nn.Module]
+) -> None:
     for given in inputs(info, torch.float32):
         module = constructed(OURS[info.module_cls], given.constructor_input)
         twin = duplicate(module)

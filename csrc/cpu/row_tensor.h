@@ -82,10 +82,10 @@ void copy_lanes(const From* from, To* to, int64_t count) {
   }
 }
 
-/// Copies `count` rows from `first` on to `packed`, which has `width` rows, classes outermost.
+/// Copies `count` rows from `first` on to `packed`, classes outermost at a distance of `pitch`.
 /// Lanes from `count` up to the next whole vector are set to 0.
 template <typename acc_t, typename scalar_t>
-acc_t* pack(const RowTensor<scalar_t>& from, int64_t first, int64_t count, int64_t width,
+acc_t* pack(const RowTensor<scalar_t>& from, int64_t first, int64_t count, int64_t pitch,
             acc_t* packed) {
   constexpr int64_t kStep = kLanes<acc_t>;
   const int64_t stride = from.row_stride();
@@ -93,7 +93,7 @@ acc_t* pack(const RowTensor<scalar_t>& from, int64_t first, int64_t count, int64
     const int64_t run = std::min(from.run(first + lane), count - lane);
     const scalar_t* source = from.row(first + lane);
     for (int64_t c = 0; c < from.classes; ++c, source += from.class_stride) {
-      acc_t* target = packed + c * width + lane;
+      acc_t* target = packed + c * pitch + lane;
       if (stride == 1) {
         copy_lanes<acc_t>(source, target, run);
       } else {
@@ -106,7 +106,7 @@ acc_t* pack(const RowTensor<scalar_t>& from, int64_t first, int64_t count, int64
   }
   const int64_t padded = (count + kStep - 1) / kStep * kStep;
   for (int64_t c = 0; c < from.classes && count < padded; ++c) {
-    std::fill(packed + c * width + count, packed + c * width + padded, acc_t(0));
+    std::fill(packed + c * pitch + count, packed + c * pitch + padded, acc_t(0));
   }
   return packed;
 }
@@ -114,13 +114,13 @@ acc_t* pack(const RowTensor<scalar_t>& from, int64_t first, int64_t count, int64
 /// The reverse of pack.
 template <typename acc_t, typename scalar_t>
 void unpack(const acc_t* packed, const RowTensor<scalar_t>& to, int64_t first, int64_t count,
-            int64_t width) {
+            int64_t pitch) {
   const int64_t stride = to.row_stride();
   for (int64_t lane = 0; lane < count;) {
     const int64_t run = std::min(to.run(first + lane), count - lane);
     scalar_t* target = to.row(first + lane);
     for (int64_t c = 0; c < to.classes; ++c, target += to.class_stride) {
-      const acc_t* source = packed + c * width + lane;
+      const acc_t* source = packed + c * pitch + lane;
       if (stride == 1) {
         copy_lanes<acc_t>(source, target, run);
       } else {

@@ -181,8 +181,27 @@ class Scratch {
 
 // Elements that one parallel task should have at least: about ten times the cost of a fork.
 inline constexpr int64_t kGrain = 16384;
-// A tile of rows should stay in half of a 1 MiB second-level cache.
-inline constexpr int64_t kTileBytes = 256 * 1024;
+
+/// The rows of a tile, and the distance of its classes in scratch memory. The distance is one
+/// vector more than the rows take: a power of two would put all classes of a row into a few sets of
+/// the cache.
+struct Tile {
+  int64_t width;
+  int64_t pitch;
+
+  /// A tile fits the first-level cache where that leaves it four vectors or more of rows, so that
+  /// rows are read in pieces of some cache lines; otherwise a part of the second-level cache.
+  template <typename acc_t>
+  static Tile of(int64_t classes, int64_t operands) {
+    constexpr int64_t kFirstLevel = 24 * 1024;
+    constexpr int64_t kSecondLevel = 256 * 1024;
+    const int64_t vector =
+        kLanes<acc_t> * static_cast<int64_t>(sizeof(acc_t)) * std::max<int64_t>(1, classes);
+    const int64_t small = std::clamp<int64_t>(kFirstLevel / (vector * operands), 4, 16);
+    const int64_t vectors = std::clamp<int64_t>(kSecondLevel / (vector * operands), 1, small);
+    return {vectors * kLanes<acc_t>, (vectors + 1) * kLanes<acc_t>};
+  }
+};
 
 /// Calls `policy(walk, rows, keep, out, in...)` for rows whose class stride is 1 in every operand.
 /// `keep` holds intermediate values of the row: the output itself where it has the precision.
@@ -213,33 +232,31 @@ void across_rows(const Policy& policy, const RowTensor<Out>& out,
   const Walk<acc_t, LaneOrder::kAcrossRows> walk(out.classes);
   constexpr int64_t kStep = kLanes<acc_t>;
   constexpr int64_t kOperands = sizeof...(In);
-  const int64_t row_bytes =
-      std::max<int64_t>(1, out.classes * kOperands * static_cast<int64_t>(sizeof(acc_t)));
-  const int64_t width = std::clamp<int64_t>(kTileBytes / row_bytes / kStep, 1, 16) * kStep;
+  const auto [width, pitch] = Tile::of<acc_t>(out.classes, kOperands);
   const int64_t tiles = (out.rows + width - 1) / width;
-  const int64_t tile_elements = width * out.classes;
+  const int64_t tile_elements = pitch * out.classes;
   const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, tile_elements));
-  at::parallel_for(0, tiles, grain, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, tiles, grain, [&, width = width, pitch = pitch](int64_t begin, int64_t end) {
     const Scratch<acc_t> scratch(std::max<int64_t>(1, kOperands * tile_elements));
     for (int64_t tile = begin; tile < end; ++tile) {
       const RowRange rows{tile * width, std::min(width, out.rows - tile * width)};
       acc_t* packed = scratch.data();
       std::array<acc_t*, kOperands> columns;
       size_t operand = 0;
-      ((columns[operand++] = pack(in, rows.first, rows.count, width, packed),
+      ((columns[operand++] = pack(in, rows.first, rows.count, pitch, packed),
         packed += tile_elements),
        ...);
       for (int64_t lane = 0; lane < rows.count; lane += kStep) {
         const RowRange vector{rows.first + lane, std::min(kStep, rows.count - lane)};
-        const View<acc_t, acc_t> keep{columns[0] + lane, width};
+        const View<acc_t, acc_t> keep{columns[0] + lane, pitch};
         std::apply(
             [&](auto*... column) {
-              policy(walk, vector, keep, keep, View<const acc_t, acc_t>{column + lane, width}...);
+              policy(walk, vector, keep, keep, View<const acc_t, acc_t>{column + lane, pitch}...);
             },
             columns);
       }
       if (out.data != nullptr) {
-        unpack(columns[0], out, rows.first, rows.count, width);
+        unpack(columns[0], out, rows.first, rows.count, pitch);
       }
     }
   });

@@ -1,0 +1,104 @@
+"""Backward operators called with what forward would never have given them: they raise."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from cases import class_probabilities, logits
+from torch import Tensor
+
+import torchsoftmax  # noqa: F401  (loads the operators)
+
+ops = torch.ops.torchsoftmax
+X = logits(2, 3, dtype=torch.float32)
+TARGET = torch.tensor([0, 2])
+ONE = torch.ones(())
+PAIR = torch.ones(2, 2)
+
+
+def backward_of_loss(name: str, **replaced: Any) -> object:
+    """Called with what forward gives, but for the arguments in ``replaced``."""
+    of_target = name == "cross_entropy_target_backward"
+    target = class_probabilities(2, 3, dtype=torch.float32) if of_target else TARGET
+    arguments = {"input": X, "target": target, "weight": None}
+    options = {"reduction": 1, "ignore_index": -100, "label_smoothing": 0.0}
+    _, statistics, normalizer = ops.cross_entropy_forward(**arguments, dtype=None, **options)
+    saved = {"statistics": statistics, "normalizer": normalizer, "grad_output": ONE}
+    return getattr(ops, name)(**(arguments | saved | options | replaced))
+
+
+GRAD = "cross_entropy_backward: expected grad_output of the shape of the loss, got {}"
+STATISTICS = "cross_entropy_backward: expected the statistics of cross_entropy_forward, got {}"
+NORMALIZER = "cross_entropy_backward: expected the normalizer of cross_entropy_forward, got {}"
+REDUCTION = "cross_entropy: expected reduction 0 (none), 1 (mean) or 2 (sum), got {}"
+
+LOSS_CASES: list[tuple[type[Exception], str, dict[str, Any]]] = [
+    (RuntimeError, GRAD.format("[2]"), {"grad_output": torch.ones(2)}),
+    (RuntimeError, GRAD.format("[3]"), {"grad_output": torch.ones(3), "reduction": 0}),
+    (RuntimeError, GRAD.format("[]"), {"reduction": 0}),
+    (RuntimeError, STATISTICS.format("Float of shape [1, 2]"), {"statistics": PAIR[:1]}),
+    (RuntimeError, STATISTICS.format("Float of shape [0]"), {"statistics": torch.ones(0)}),
+    (RuntimeError, STATISTICS.format("Float of shape [2, 2]"), {"statistics": X[:, ::2]}),
+    (RuntimeError, STATISTICS.format("Double of shape [2, 2]"), {"statistics": PAIR.double()}),
+    (RuntimeError, STATISTICS.format("Float of shape [2, 2]"), {"input": X.double()}),
+    (RuntimeError, NORMALIZER.format("Double of shape []"), {"normalizer": ONE.double()}),
+    (RuntimeError, NORMALIZER.format("Float of shape [1]"), {"normalizer": torch.ones(1)}),
+    (RuntimeError, "cross_entropy: expected weight of shape [3]", {"weight": torch.ones(2)}),
+    (RuntimeError, "cross_entropy: expected label_smoothing between", {"label_smoothing": 2.0}),
+    (ValueError, REDUCTION.format(3), {"reduction": 3}),
+    (ValueError, REDUCTION.format(-1), {"reduction": -1}),
+    (ValueError, "cross_entropy: expected input of 1 or more dimensions", {"input": X[0, 0]}),
+    (ValueError, "cross_entropy: expected target of batch size 2", {"target": TARGET[:1]}),
+    (RuntimeError, "cross_entropy: expected target of dtype", {"target": TARGET.float()}),
+    (NotImplementedError, ": expected input of dtype", {"input": X.long()}),
+    (RuntimeError, "device", {"grad_output": ONE.to("meta")}),
+    (RuntimeError, "device", {"input": X.to("meta")}),
+    (RuntimeError, "device", {"target": TARGET.to("meta")}),
+    (RuntimeError, "device", {"weight": torch.ones(3).to("meta")}),
+    (RuntimeError, "device", {"statistics": PAIR.to("meta")}),
+    (RuntimeError, "device", {"normalizer": ONE.to("meta")}),
+]
+
+
+@pytest.mark.parametrize("error, message, replaced", LOSS_CASES)
+@pytest.mark.parametrize("name", ["cross_entropy_backward", "cross_entropy_target_backward"])
+def test_cross_entropy(
+    name: str, error: type[Exception], message: str, replaced: dict[str, Any]
+) -> None:
+    with pytest.raises(error, match=re.escape(message)) as raised:
+        backward_of_loss(name, **replaced)
+    assert raised.type is error
+
+
+def test_target_gradient_of_class_indices() -> None:
+    expected = "cross_entropy_target_backward: expected class probabilities as target"
+    with pytest.raises(RuntimeError, match=expected):
+        backward_of_loss("cross_entropy_target_backward", target=TARGET)
+
+
+SHAPE = "{}: expected grad_output of shape [2, 3] to match output, got [1, 3]"
+DTYPE = "{}: expected grad_output of dtype Float to match output, got Double"
+
+
+@pytest.mark.parametrize(
+    "error, message, grad_output, output, dim",
+    [
+        (RuntimeError, SHAPE, X[:1], X, 1),
+        (RuntimeError, DTYPE, X.double(), X, 1),
+        (NotImplementedError, "{}: expected input of dtype", X.long(), X.long(), 1),
+        (IndexError, "Dimension out of range", X, X, 2),
+        (RuntimeError, "device", X.to("meta"), X, 1),
+        (RuntimeError, "device", X, X.to("meta"), 1),
+    ],
+)
+@pytest.mark.parametrize("name", ["softmax_backward", "log_softmax_backward"])
+def test_softmax(
+    name: str, error: type[Exception], message: str, grad_output: Tensor, output: Tensor, dim: int
+) -> None:
+    for leaf in (grad_output, grad_output.clone().requires_grad_(grad_output.is_floating_point())):
+        with pytest.raises(error, match=re.escape(message.format(name))) as raised:
+            getattr(ops, name)(leaf, output, dim)
+        assert raised.type is error
