@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,6 +24,15 @@ LOSS_OPTIONS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors are small: threads would wait for each other more than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def upstream(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
@@ -31,7 +40,7 @@ def upstream(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 @pytest.mark.parametrize("ours, native", PAIRS, ids=["softmax", "log_softmax"])
 @given(data=st.data())
-@settings(max_examples=200)
+@settings(max_examples=500)
 def test_softmax(
     ours: Callable[..., Tensor], native: Callable[..., Tensor], data: st.DataObject
 ) -> None:
@@ -122,7 +131,7 @@ def class_dim(shape: tuple[int, ...]) -> int:
 
 
 @given(data=st.data(), **LOSS_OPTIONS)
-@settings(max_examples=400)
+@settings(max_examples=1000)
 def test_cross_entropy(data: st.DataObject, **options: Any) -> None:
     dtype, shape = (
         data.draw(DTYPE),
@@ -144,7 +153,7 @@ def test_cross_entropy(data: st.DataObject, **options: Any) -> None:
 
 
 @given(data=st.data(), **LOSS_OPTIONS)
-@settings(max_examples=300)
+@settings(max_examples=700)
 def test_cross_entropy_of_class_probabilities(data: st.DataObject, **options: Any) -> None:
     dtype, shape = data.draw(DTYPE), data.draw(shapes(fewest=1))
     dim = class_dim(shape)
