@@ -28,6 +28,8 @@ inline void softmax_backward(const char* name, const at::Tensor& grad_output,
   TORCH_CHECK(grad_output.sym_sizes() == output.sym_sizes(), name,
               ": expected grad_output of shape ", output.sym_sizes(), " to match output, got ",
               grad_output.sym_sizes());
+  TORCH_CHECK(grad_output.device() == output.device(), name, ": expected grad_output on device ",
+              output.device(), " like output, got ", grad_output.device());
   TORCH_CHECK(grad_output.scalar_type() == output.scalar_type(), name,
               ": expected grad_output of dtype ", output.scalar_type(), " to match output, got ",
               grad_output.scalar_type());
@@ -51,8 +53,10 @@ inline c10::SymDimVector row_shape(const at::Tensor& input) {
 inline void index_target_shape(const at::Tensor& input, const at::Tensor& target) {
   const auto sizes = input.sym_sizes();
   if (input.dim() == 1) {
-    TORCH_CHECK(target.dim() == 0 || (target.dim() == 1 && target.sym_size(0) == 1),
-                "cross_entropy: expected target of shape () to match input ", sizes, ", got ",
+    const bool one = target.dim() == 0 || (target.dim() == 1 && target.sym_size(0) == 1);
+    TORCH_CHECK_VALUE(one || target.dim() != 1, "cross_entropy: expected target of shape () to ",
+                      "match input ", sizes, ", got ", target.sym_sizes());
+    TORCH_CHECK(one, "cross_entropy: expected target of shape () to match input ", sizes, ", got ",
                 target.sym_sizes());
     return;
   }
@@ -111,6 +115,21 @@ inline void cross_entropy(const CrossEntropyOptions& options, const at::Tensor& 
               "cross_entropy: expected weight of dtype ", input.scalar_type(),
               " to match input, got ", weight->scalar_type());
   index_target_shape(input, target);
+}
+
+/// The arguments of a backward operator that its forward does not have.
+inline void cross_entropy_backward(const CrossEntropyOptions& options,
+                                   const at::Tensor& grad_output, const at::Tensor& input,
+                                   const at::Tensor& target,
+                                   const std::optional<at::Tensor>& weight,
+                                   const at::Tensor& statistics, const at::Tensor& normalizer) {
+  cross_entropy(options, input, target, weight, grad_output.scalar_type());
+  for (const at::Tensor& tensor : {grad_output, statistics, normalizer}) {
+    TORCH_CHECK(
+        tensor.device() == input.device(),
+        "cross_entropy_backward: expected grad_output, statistics and normalizer on device ",
+        input.device(), " like input, got ", tensor.device());
+  }
 }
 
 }  // namespace torchsoftmax::checks

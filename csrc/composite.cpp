@@ -135,7 +135,9 @@ Tensor cross_entropy(const CrossEntropyOptions& options, const Tensor& given_inp
     loss = loss.sum();
   }
   if (options.reduction == checks::kMean) {
-    loss = loss / normalizer_of(input, terms);
+    const Tensor normalizer = normalizer_of(input, terms);
+    // The second term is 0, or nan where the weights sum to 0 and the first would be inf.
+    loss = loss / normalizer + at::zeros_like(normalizer) / normalizer;
   }
   return loss.to(dtype.value_or(input.scalar_type()));
 }

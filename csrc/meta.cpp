@@ -42,16 +42,19 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyOptio
 
 Tensor cross_entropy_backward(const CrossEntropyOptions& options, const Tensor& grad_output,
                               const Tensor& input, const Tensor& target,
-                              const std::optional<Tensor>& weight, const Tensor&, const Tensor&) {
-  checks::cross_entropy(options, input, target, weight, grad_output.scalar_type());
+                              const std::optional<Tensor>& weight, const Tensor& statistics,
+                              const Tensor& normalizer) {
+  checks::cross_entropy_backward(options, grad_output, input, target, weight, statistics,
+                                 normalizer);
   return at::empty_like(input, input.options(), at::MemoryFormat::Preserve);
 }
 
 Tensor cross_entropy_target_backward(const CrossEntropyOptions& options, const Tensor& grad_output,
                                      const Tensor& input, const Tensor& target,
-                                     const std::optional<Tensor>& weight, const Tensor&,
-                                     const Tensor&) {
-  checks::cross_entropy(options, input, target, weight, grad_output.scalar_type());
+                                     const std::optional<Tensor>& weight, const Tensor& statistics,
+                                     const Tensor& normalizer) {
+  checks::cross_entropy_backward(options, grad_output, input, target, weight, statistics,
+                                 normalizer);
   return at::empty_like(target, target.options(), at::MemoryFormat::Preserve);
 }
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 import torchsoftmax  # noqa: F401  (loads the operators)
 
+pytestmark = pytest.mark.kernels
+
 ops = torch.ops.torchsoftmax
 X = logits(2, 3, dtype=torch.float32)
 TARGET = torch.tensor([0, 2])

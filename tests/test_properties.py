@@ -16,6 +16,8 @@ from torch import Tensor
 
 import torchsoftmax
 
+pytestmark = pytest.mark.kernels
+
 PAIRS = ((torchsoftmax.softmax, F.softmax), (torchsoftmax.log_softmax, F.log_softmax))
 DTYPE = st.sampled_from(DTYPES)
 LOSS_OPTIONS = {
@@ -40,7 +42,7 @@ def upstream(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 @pytest.mark.parametrize("ours, native", PAIRS, ids=["softmax", "log_softmax"])
 @given(data=st.data())
-@settings(max_examples=500)
+@settings(max_examples=350)
 def test_softmax(
     ours: Callable[..., Tensor], native: Callable[..., Tensor], data: st.DataObject
 ) -> None:
@@ -131,7 +133,7 @@ def class_dim(shape: tuple[int, ...]) -> int:
 
 
 @given(data=st.data(), **LOSS_OPTIONS)
-@settings(max_examples=1000)
+@settings(max_examples=700)
 def test_cross_entropy(data: st.DataObject, **options: Any) -> None:
     dtype, shape = (
         data.draw(DTYPE),

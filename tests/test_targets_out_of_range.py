@@ -13,6 +13,8 @@ from torch import Tensor
 
 import torchsoftmax
 
+pytestmark = pytest.mark.kernels
+
 ops = torch.ops.torchsoftmax
 CLASSES = 5
 LAYOUTS = {

@@ -13,6 +13,8 @@ from torch import Tensor
 
 import torchsoftmax
 
+pytestmark = pytest.mark.kernels
+
 # Each is split: rows along the last dimension, and across it with vectors of one or of many rows.
 SHAPES = {(64, 4096): 1, (3, 1000, 49): 1, (2, 21, 64, 64): 1, (20_000, 7): 1, (7, 20_000): 0}
 LOSS_SHAPES = [(64, 4096), (3, 1000, 49), (2, 21, 64, 64), (20_000, 7), (70_000, 3)]

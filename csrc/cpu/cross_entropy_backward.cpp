@@ -168,9 +168,8 @@ struct PreparedGradient {
 /// What a caller of a backward operator could get wrong, before its memory is read.
 template <typename acc_t>
 void check_backward(const CrossEntropyOptions& options, const at::Tensor& grad_output,
-                    const at::Tensor& input, const at::Tensor& target, Weight weight,
-                    const at::Tensor& statistics, const at::Tensor& normalizer) {
-  checks::cross_entropy(options, input, target, weight, grad_output.scalar_type());
+                    const at::Tensor& input, const at::Tensor& statistics,
+                    const at::Tensor& normalizer) {
   const auto shape = checks::row_shape(input);
   const auto rows = c10::SymIntArrayRef(shape);
   TORCH_CHECK(
@@ -191,12 +190,14 @@ template <bool kOfTarget>
 at::Tensor backward(const CrossEntropyOptions& options, const at::Tensor& grad_output,
                     const at::Tensor& input, const at::Tensor& target, Weight weight,
                     const at::Tensor& statistics, const at::Tensor& normalizer) {
+  checks::cross_entropy_backward(options, grad_output, input, target, weight, statistics,
+                                 normalizer);
   const int64_t dim = checks::class_dim(input);
   at::Tensor result;
   dispatch(input, [&](auto type) {
     using scalar_t = decltype(type);
     using acc_t = acc_type<scalar_t>;
-    check_backward<acc_t>(options, grad_output, input, target, weight, statistics, normalizer);
+    check_backward<acc_t>(options, grad_output, input, statistics, normalizer);
     BadTarget bad;
     const Prepared<acc_t> prepared(options, input, target, weight, bad);
     const PreparedGradient<acc_t> prepared_gradient(options, grad_output, normalizer);

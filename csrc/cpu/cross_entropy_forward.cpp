@@ -148,7 +148,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const CrossEntropyOptions
     *normalizer.mutable_data_ptr<acc_t>() = static_cast<acc_t>(total);
     if (options.reduction != checks::kNone) {
       double loss = deterministic_sum(result.loss, logits.rows);
-      loss = options.reduction == checks::kMean ? loss / total : loss;
+      if (options.reduction == checks::kMean) {  // nan, not inf, where the weights sum to 0
+        loss = loss / total + 0.0 / total;
+      }
       losses = at::empty({}, accumulated);
       *losses.mutable_data_ptr<acc_t>() = static_cast<acc_t>(loss);
     }
