@@ -33,6 +33,15 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dty
 every_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors are small: threads would wait for each other more than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def inputs(info: ModuleInfo, dtype: torch.dtype, training: bool = True) -> Iterator[ModuleInput]:
     found = info.module_inputs_func(
         info, device="cpu", dtype=dtype, requires_grad=True, training=training
