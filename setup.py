@@ -10,7 +10,14 @@ from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
 
 FLAGS = ["-O3", "-g0", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
-WARNINGS = ["-Wall", "-Wno-unknown-pragmas", "-Wno-psabi"]
+# The last two are raised inside of GCC's own intrinsics.
+WARNINGS = [
+    "-Wall",
+    "-Wno-unknown-pragmas",
+    "-Wno-psabi",
+    "-Wno-uninitialized",
+    "-Wno-maybe-uninitialized",
+]
 LINK = ["-fopenmp"]
 
 INSTRUCTION_SETS = {"default": ["-DCPU_CAPABILITY=DEFAULT", "-DCPU_CAPABILITY_DEFAULT"]}
@@ -21,24 +28,24 @@ if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS["avx512"] = ["-DCPU_CAPABILITY=AVX512", "-DCPU_CAPABILITY_AVX512", *AVX512]
 
 
-def extension(name: str, sources: str, flags: list[str]) -> CppExtension:
+def extension(name: str, folders: list[str], flags: list[str]) -> CppExtension:
     return CppExtension(
         f"torchsoftmax.{name}",
-        sorted(glob(sources)),
-        depends=glob("csrc/*.h") + glob("csrc/cpu/*.h"),
+        sorted(file for folder in folders for file in glob(f"{folder}/*.cpp")),
+        depends=glob("csrc/**/*.h", recursive=True),
         extra_compile_args=FLAGS + WARNINGS + flags,
         extra_link_args=LINK,
     )
 
 
-modules = [extension("_C", "csrc/*.cpp", [])]
+modules = [extension("_C", ["csrc", "csrc/autograd", "csrc/composite"], [])]
 if os.environ.get("TORCHSOFTMAX_SANITIZE") == "1":  # `make sanitize`: the kernels alone
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover"]
     FLAGS += [*sanitizers, "-O1", "-g1"]
     LINK += sanitizers
     modules.clear()
 modules += [
-    extension(f"_cpu_{name}", "csrc/cpu/*.cpp", flags) for name, flags in INSTRUCTION_SETS.items()
+    extension(f"_cpu_{name}", ["csrc/cpu"], flags) for name, flags in INSTRUCTION_SETS.items()
 ]
 
 setup(ext_modules=modules, cmdclass={"build_ext": BuildExtension})

@@ -1,6 +1,6 @@
 // torch.autocast, as native does it: on a CPU softmax and log_softmax keep their input's dtype, on
-// a GPU they return float32; a cross-entropy of a lower precision is returned in float32. Where
-// native casts the logits first, only the loss is: the kernels accumulate in float32 anyway.
+// a GPU they return float32; a loss of a lower precision is returned in float32. Where native casts
+// the logits first, only the result is: the kernels accumulate in float32 anyway.
 
 #include <ATen/autocast_mode.h>
 #include <torch/library.h>
@@ -10,8 +10,6 @@
 namespace torchsoftmax {
 namespace {
 
-using Dtype = std::optional<at::ScalarType>;
-
 /// float32 where nothing was asked for and `tensor` is of a lower precision.
 Dtype widened(const Tensor& tensor, Dtype dtype) {
   const bool low = tensor.scalar_type() == at::kHalf || tensor.scalar_type() == at::kBFloat16;
@@ -19,29 +17,46 @@ Dtype widened(const Tensor& tensor, Dtype dtype) {
 }
 
 template <c10::DeviceType kDevice>
-Tensor cross_entropy(const CrossEntropyOptions& options, const Tensor& input, const Tensor& target,
-                     const std::optional<Tensor>& weight, Dtype dtype) {
-  const c10::impl::ExcludeDispatchKeyGuard below(
-      at::autocast::get_autocast_dispatch_key_from_device_type(kDevice));
-  return ops::cross_entropy(options, input, target, weight, widened(input, dtype));
+struct Below {
+  c10::impl::ExcludeDispatchKeyGuard guard{
+      at::autocast::get_autocast_dispatch_key_from_device_type(kDevice)};
+};
+
+template <c10::DeviceType kDevice>
+Tensor cross_entropy(const CrossEntropyArgs& args, const OptionalTensor& normalizer, Dtype dtype,
+                     bool inplace_backward) {
+  const Below<kDevice> below;
+  return ops::cross_entropy(args, normalizer, widened(args.input, dtype), inplace_backward);
 }
 
-template <Tensor (*kForward)(const Tensor&, int64_t, Dtype)>
-Tensor in_float32(const Tensor& input, int64_t dim, Dtype dtype) {
-  const c10::impl::ExcludeDispatchKeyGuard below(c10::DispatchKey::AutocastCUDA);
-  return kForward(input, dim, widened(input, dtype));
+template <c10::DeviceType kDevice>
+Tensor kl_div_with_logits(const Tensor& input, const Tensor& target, Dtype dtype, int64_t reduction,
+                          double temperature) {
+  const Below<kDevice> below;
+  return ops::kl_div_with_logits(input, target, widened(input, dtype), reduction, temperature);
+}
+
+template <Tensor (*kForward)(const Tensor&, int64_t, Dtype, double, const OptionalTensor&)>
+Tensor in_float32(const Tensor& input, int64_t dim, Dtype dtype, double temperature,
+                  const OptionalTensor& mask) {
+  const Below<c10::DeviceType::CUDA> below;
+  return kForward(input, dim, widened(input, dtype), temperature, mask);
+}
+
+template <c10::DeviceType kDevice>
+void register_losses(torch::Library& m) {
+  m.impl("cross_entropy", &OfCrossEntropy<&cross_entropy<kDevice>>::call);
+  m.impl("kl_div_with_logits", &kl_div_with_logits<kDevice>);
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(torchsoftmax, AutocastCPU, m) {
-  m.impl("cross_entropy", &WithOptions<&cross_entropy<c10::DeviceType::CPU>>::call);
-}
+TORCH_LIBRARY_IMPL(torchsoftmax, AutocastCPU, m) { register_losses<c10::DeviceType::CPU>(m); }
 
 TORCH_LIBRARY_IMPL(torchsoftmax, AutocastCUDA, m) {
+  register_losses<c10::DeviceType::CUDA>(m);
   m.impl("softmax", &in_float32<&ops::softmax>);
   m.impl("log_softmax", &in_float32<&ops::log_softmax>);
-  m.impl("cross_entropy", &WithOptions<&cross_entropy<c10::DeviceType::CUDA>>::call);
 }
 
 }  // namespace torchsoftmax

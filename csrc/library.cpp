@@ -6,33 +6,87 @@
 
 #include <string>
 
-TORCH_LIBRARY(torchsoftmax, m) {
-  m.def("softmax(Tensor input, int dim, ScalarType? dtype=None) -> Tensor");
-  m.def("softmax_backward(Tensor grad_output, Tensor output, int dim) -> Tensor");
-  m.def("log_softmax(Tensor input, int dim, ScalarType? dtype=None) -> Tensor");
-  m.def("log_softmax_backward(Tensor grad_output, Tensor output, int dim) -> Tensor");
+namespace {
 
+// The arguments that every operator of cross_entropy has, before and after its own.
+const std::string kInputs = "Tensor input, Tensor target, Tensor? weight, Tensor? sample_weight, ";
+const std::string kOptions =
+    "int reduction=1, int ignore_index=-100, float label_smoothing=0.0, float temperature=1.0, "
+    "float softcap=0.0, float z_loss=0.0";
+
+std::string of_cross_entropy(const std::string& name, const std::string& own,
+                             const std::string& results) {
+  return name + "(" + kInputs + own + kOptions + ") -> " + results;
+}
+
+}  // namespace
+
+TORCH_LIBRARY(torchsoftmax, m) {
+  m.def(
+      "softmax(Tensor input, int dim, ScalarType? dtype=None, float temperature=1.0, "
+      "Tensor? mask=None) -> Tensor");
+  m.def(
+      "softmax_backward(Tensor grad_output, Tensor output, int dim, float temperature=1.0, "
+      "Tensor? mask=None) -> Tensor");
+  m.def(
+      "log_softmax(Tensor input, int dim, ScalarType? dtype=None, float temperature=1.0, "
+      "Tensor? mask=None) -> Tensor");
+  m.def(
+      "log_softmax_backward(Tensor grad_output, Tensor output, int dim, float temperature=1.0, "
+      "Tensor? mask=None) -> Tensor");
+
+  // normalizer: what `mean` divides by, where it is not the sum of the weights.
   // dtype: of the loss, where it is not that of the input (autocast).
-  m.def(
-      "cross_entropy(Tensor input, Tensor target, Tensor? weight=None, ScalarType? dtype=None, "
-      "int reduction=1, int ignore_index=-100, float label_smoothing=0.0) -> Tensor");
-  // statistics: each row's maximum, and its log-sum-exp less that maximum, stacked.
-  // normalizer: what `mean` divides by.
-  m.def(
-      "cross_entropy_forward(Tensor input, Tensor target, Tensor? weight, ScalarType? dtype, "
-      "int reduction, int ignore_index, float label_smoothing) "
-      "-> (Tensor loss, Tensor statistics, Tensor normalizer)");
-  m.def(
-      "cross_entropy_backward(Tensor grad_output, Tensor input, Tensor target, Tensor? weight, "
-      "Tensor statistics, Tensor normalizer, int reduction, int ignore_index, "
-      "float label_smoothing) -> Tensor");
+  m.def(of_cross_entropy("cross_entropy",
+                         "Tensor? normalizer, ScalarType? dtype, bool inplace_backward, ", "Tensor")
+            .c_str());
+  // statistics: each row's maximum of the input, and the log-sum-exp of its logits less their
+  // maximum, stacked. gradient: of the input where the loss's is 1.
+  m.def(of_cross_entropy("cross_entropy_forward",
+                         "Tensor? normalizer, ScalarType? dtype, bool with_gradient, ",
+                         "(Tensor loss, Tensor statistics, Tensor normalizer, Tensor gradient)")
+            .c_str());
+  const std::string saved = "Tensor grad_output, Tensor statistics, Tensor normalizer, ";
+  m.def(of_cross_entropy("cross_entropy_backward", saved, "Tensor").c_str());
+  m.def(("cross_entropy_backward_(Tensor(a!) input, Tensor target, Tensor? weight, "
+         "Tensor? sample_weight, " +
+         saved + kOptions + ") -> ()")
+            .c_str());
   // The gradient with respect to class probabilities.
+  m.def(of_cross_entropy("cross_entropy_target_backward", saved, "Tensor").c_str());
+
+  // index: like the input, but of any size along dim; log_prob is of its shape, and without
+  // elements where there is none. argmax: without elements where not asked for. statistics: each
+  // row's maximum, log-sum-exp less that maximum, and entropy, stacked.
   m.def(
-      "cross_entropy_target_backward(Tensor grad_output, Tensor input, Tensor target, "
-      "Tensor? weight, Tensor statistics, Tensor normalizer, int reduction, int ignore_index, "
-      "float label_smoothing) -> Tensor");
+      "softmax_statistics(Tensor input, Tensor? index, Tensor? mask, int dim, "
+      "float temperature=1.0, bool with_argmax=False) "
+      "-> (Tensor log_prob, Tensor lse, Tensor entropy, Tensor argmax, Tensor statistics)");
+  m.def(
+      "softmax_statistics_backward(Tensor grad_log_prob, Tensor grad_lse, Tensor grad_entropy, "
+      "Tensor input, Tensor? index, Tensor? mask, Tensor statistics, int dim, "
+      "float temperature=1.0) -> Tensor");
+
+  // reduction: as in cross_entropy, and 3, the sum over the size of the first dimension.
+  m.def(
+      "kl_div_with_logits(Tensor input, Tensor target, ScalarType? dtype=None, int reduction=3, "
+      "float temperature=1.0) -> Tensor");
+  // statistics: of the input and of the target each row's maximum and the log-sum-exp of its logits
+  // less their maximum, then the mean under the target's softmax of the difference of both logits
+  // less their maxima, stacked.
+  m.def(
+      "kl_div_with_logits_forward(Tensor input, Tensor target, ScalarType? dtype=None, "
+      "int reduction=3, float temperature=1.0) -> (Tensor loss, Tensor statistics)");
+  m.def(
+      "kl_div_with_logits_backward(Tensor grad_output, Tensor input, Tensor target, "
+      "Tensor statistics, int reduction=3, float temperature=1.0) -> Tensor");
+  m.def(
+      "kl_div_with_logits_target_backward(Tensor grad_output, Tensor input, Tensor target, "
+      "Tensor statistics, int reduction=3, float temperature=1.0) -> Tensor");
+
   // int64 indices to gather with: 0 where the target is ignored; raises for one out of range.
-  m.def("gather_index(Tensor target, SymInt num_classes, int ignore_index) -> Tensor");
+  m.def(
+      "gather_index(Tensor target, SymInt num_classes, int? ignore_index, str function) -> Tensor");
 }
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {

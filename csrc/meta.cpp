@@ -1,6 +1,5 @@
 // Shapes and dtypes without data, for torch.compile, torch.export and the meta device.
 
-#include <ATen/OpMathType.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
@@ -10,71 +9,133 @@
 namespace torchsoftmax {
 namespace {
 
-using Dtype = std::optional<at::ScalarType>;
+at::TensorOptions accumulated(const Tensor& input) {
+  return input.options().dtype(at::toOpMathType(input.scalar_type()));
+}
 
-Tensor softmax(const Tensor& input, int64_t dim, Dtype dtype) {
+/// `count` values of each row, stacked.
+Tensor stacked_rows(int64_t count, c10::SymDimVector rows, const at::TensorOptions& options) {
+  rows.insert(rows.begin(), count);
+  return at::empty_symint(rows, options);
+}
+
+template <bool kLog>
+Tensor softmax(const Tensor& input, int64_t dim, Dtype dtype, double temperature,
+               const OptionalTensor& mask) {
   const Tensor converted = dtype.has_value() ? input.to(*dtype) : input;
-  checks::softmax("softmax", converted);
+  checks::softmax(kLog ? "log_softmax" : "softmax", converted, temperature, mask);
   at::maybe_wrap_dim(dim, input.dim());
   return at::empty_symint(input.sym_sizes(), converted.options());
 }
 
-Tensor softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t dim) {
-  checks::softmax_backward("softmax_backward", grad_output, output);
+template <bool kLog>
+Tensor softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t dim,
+                        double temperature, const OptionalTensor& mask) {
+  checks::softmax_backward(kLog ? "log_softmax_backward" : "softmax_backward", grad_output, output,
+                           temperature, mask);
   at::maybe_wrap_dim(dim, output.dim());
   return at::empty_symint(output.sym_sizes(), output.options());
 }
 
-std::tuple<Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyOptions& options,
-                                                         const Tensor& input, const Tensor& target,
-                                                         const std::optional<Tensor>& weight,
-                                                         Dtype dtype) {
-  checks::cross_entropy(options, input, target, weight, dtype);
-  const auto accumulated = input.options().dtype(at::toOpMathType(input.scalar_type()));
-  auto rows = checks::row_shape(input);
-  const Tensor loss =
-      options.reduction == checks::kNone
-          ? at::empty_symint(rows, input.options().dtype(dtype.value_or(input.scalar_type())))
-          : at::empty({}, input.options().dtype(dtype.value_or(input.scalar_type())));
-  rows.insert(rows.begin(), 2);
-  return {loss, at::empty_symint(rows, accumulated), at::empty({}, accumulated)};
+std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyArgs& args,
+                                                                 const OptionalTensor& normalizer,
+                                                                 Dtype dtype, bool with_gradient) {
+  checks::cross_entropy(args, normalizer, dtype);
+  const Tensor& input = args.input;
+  const auto of_loss = input.options().dtype(dtype.value_or(input.scalar_type()));
+  const auto rows = checks::row_shape(input);
+  Tensor gradient;
+  if (with_gradient) {
+    checks::gradient_in_forward(args);
+    gradient = at::empty_like(input, input.options(), at::MemoryFormat::Preserve);
+  } else {
+    gradient = at::empty({0}, input.options());
+  }
+  return {
+      args.reduction == checks::kNone ? at::empty_symint(rows, of_loss) : at::empty({}, of_loss),
+      stacked_rows(2, rows, accumulated(input)), at::empty({}, accumulated(input)), gradient};
 }
 
-Tensor cross_entropy_backward(const CrossEntropyOptions& options, const Tensor& grad_output,
-                              const Tensor& input, const Tensor& target,
-                              const std::optional<Tensor>& weight, const Tensor& statistics,
-                              const Tensor& normalizer) {
-  checks::cross_entropy_backward(options, grad_output, input, target, weight, statistics,
-                                 normalizer);
+Tensor cross_entropy_backward(const CrossEntropyArgs& args, const Tensor& grad_output,
+                              const Tensor& statistics, const Tensor& normalizer) {
+  checks::cross_entropy_backward(args, grad_output, statistics, normalizer);
+  return at::empty_like(args.input, args.input.options(), at::MemoryFormat::Preserve);
+}
+
+void cross_entropy_backward_(const CrossEntropyArgs& args, const Tensor& grad_output,
+                             const Tensor& statistics, const Tensor& normalizer) {
+  checks::cross_entropy_backward(args, grad_output, statistics, normalizer);
+}
+
+Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor& grad_output,
+                                     const Tensor& statistics, const Tensor& normalizer) {
+  checks::cross_entropy_target_backward(args, grad_output, statistics, normalizer);
+  return at::empty_like(args.target, args.target.options(), at::MemoryFormat::Preserve);
+}
+
+ops::Statistics softmax_statistics(const Tensor& input, const OptionalTensor& index,
+                                   const OptionalTensor& mask, int64_t dim, double temperature,
+                                   bool with_argmax) {
+  dim = checks::softmax_statistics(checks::statistics_name(index, with_argmax), input, index, mask,
+                                   dim, temperature, with_argmax);
+  const auto rows = checks::row_shape(input, dim);
+  const auto indices = input.options().dtype(at::kLong);
+  return {index.has_value() ? at::empty_symint(index->sym_sizes(), input.options())
+                            : at::empty({0}, input.options()),
+          at::empty_symint(rows, input.options()), at::empty_symint(rows, input.options()),
+          with_argmax ? at::empty_symint(rows, indices) : at::empty({0}, indices),
+          stacked_rows(3, rows, accumulated(input))};
+}
+
+Tensor softmax_statistics_backward(const Tensor& grad_log_prob, const Tensor& grad_lse,
+                                   const Tensor& grad_entropy, const Tensor& input,
+                                   const OptionalTensor& index, const OptionalTensor& mask,
+                                   const Tensor& statistics, int64_t dim, double temperature) {
+  checks::softmax_statistics_backward(grad_log_prob, grad_lse, grad_entropy, input, index, mask,
+                                      statistics, dim, temperature);
   return at::empty_like(input, input.options(), at::MemoryFormat::Preserve);
 }
 
-Tensor cross_entropy_target_backward(const CrossEntropyOptions& options, const Tensor& grad_output,
-                                     const Tensor& input, const Tensor& target,
-                                     const std::optional<Tensor>& weight, const Tensor& statistics,
-                                     const Tensor& normalizer) {
-  checks::cross_entropy_backward(options, grad_output, input, target, weight, statistics,
-                                 normalizer);
-  return at::empty_like(target, target.options(), at::MemoryFormat::Preserve);
+std::tuple<Tensor, Tensor> kl_div_with_logits_forward(const Tensor& input, const Tensor& target,
+                                                      Dtype dtype, int64_t reduction,
+                                                      double temperature) {
+  checks::kl_div_with_logits(input, target, reduction, temperature);
+  const auto of_loss = input.options().dtype(dtype.value_or(input.scalar_type()));
+  const auto rows = checks::row_shape(input, input.dim() - 1);
+  return {reduction == checks::kNone ? at::empty_symint(rows, of_loss) : at::empty({}, of_loss),
+          stacked_rows(5, rows, accumulated(input))};
 }
 
-Tensor gather_index(const Tensor& target, const c10::SymInt&, int64_t) {
+template <bool kOfTarget>
+Tensor kl_div_with_logits_backward(const Tensor& grad_output, const Tensor& input,
+                                   const Tensor& target, const Tensor& statistics,
+                                   int64_t reduction, double temperature) {
+  checks::kl_div_with_logits_backward(grad_output, input, target, statistics, reduction,
+                                      temperature);
+  return at::empty_like(kOfTarget ? target : input, input.options(), at::MemoryFormat::Preserve);
+}
+
+Tensor gather_index(const Tensor& target, c10::SymInt, std::optional<int64_t>, std::string_view) {
   return at::empty_like(target, target.options().dtype(at::kLong));
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torchsoftmax, Meta, m) {
-  m.impl("softmax", &softmax);
-  m.impl("softmax_backward", &softmax_backward);
-  m.impl("log_softmax", &softmax);
-  m.impl("log_softmax_backward", &softmax_backward);
-  m.impl("cross_entropy_forward", &WithOptions<&cross_entropy_forward>::call);
-  m.impl("cross_entropy_backward", &WithOptions<&cross_entropy_backward>::call);
-  m.impl("cross_entropy_target_backward", &WithOptions<&cross_entropy_target_backward>::call);
-  m.impl("gather_index", [](const Tensor& target, c10::SymInt classes, int64_t ignore_index) {
-    return gather_index(target, classes, ignore_index);
-  });
+  m.impl("softmax", &softmax<false>);
+  m.impl("softmax_backward", &softmax_backward<false>);
+  m.impl("log_softmax", &softmax<true>);
+  m.impl("log_softmax_backward", &softmax_backward<true>);
+  m.impl("cross_entropy_forward", &OfCrossEntropy<&cross_entropy_forward>::call);
+  m.impl("cross_entropy_backward", &OfCrossEntropy<&cross_entropy_backward>::call);
+  m.impl("cross_entropy_backward_", &OfCrossEntropy<&cross_entropy_backward_>::call);
+  m.impl("cross_entropy_target_backward", &OfCrossEntropy<&cross_entropy_target_backward>::call);
+  m.impl("softmax_statistics", &softmax_statistics);
+  m.impl("softmax_statistics_backward", &softmax_statistics_backward);
+  m.impl("kl_div_with_logits_forward", &kl_div_with_logits_forward);
+  m.impl("kl_div_with_logits_backward", &kl_div_with_logits_backward<false>);
+  m.impl("kl_div_with_logits_target_backward", &kl_div_with_logits_backward<true>);
+  m.impl("gather_index", &gather_index);
 }
 
 }  // namespace torchsoftmax

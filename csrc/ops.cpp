@@ -5,79 +5,154 @@
 namespace torchsoftmax::ops {
 namespace {
 
-using Dtype = std::optional<at::ScalarType>;
-using Weight = const std::optional<Tensor>&;
-
+/// The operator of that name and of the type of its kernels.
 template <typename Signature>
 c10::TypedOperatorHandle<Signature> find(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
 
-using Softmax = Tensor(const Tensor&, int64_t, Dtype);
-using SoftmaxBackward = Tensor(const Tensor&, const Tensor&, int64_t);
-using CrossEntropy = Tensor(const Tensor&, const Tensor&, Weight, Dtype, int64_t, int64_t, double);
-using CrossEntropyForward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, Weight,
-                                                               Dtype, int64_t, int64_t, double);
-using CrossEntropyBackward = Tensor(const Tensor&, const Tensor&, const Tensor&, Weight,
-                                    const Tensor&, const Tensor&, int64_t, int64_t, double);
-using GatherIndex = Tensor(const Tensor&, c10::SymInt, int64_t);
+using Optional = const OptionalTensor&;
+using Softmax = Tensor(const Tensor&, int64_t, Dtype, double, Optional);
+using SoftmaxBackward = Tensor(const Tensor&, const Tensor&, int64_t, double, Optional);
+
+/// An operator of cross_entropy: its own arguments are between the common ones.
+template <typename Result, typename... Own>
+class OpOfCrossEntropy {
+ public:
+  explicit OpOfCrossEntropy(const char* name)
+      : op_(find<Result(const Tensor&, const Tensor&, Optional, Optional, Own..., int64_t, int64_t,
+                        double, double, double, double)>(name)) {}
+
+  Result operator()(const CrossEntropyArgs& args, Own... own) const {
+    return op_.call(args.input, args.target, optional(args.weight), optional(args.sample_weight),
+                    own..., args.reduction, args.ignore_index, args.label_smoothing,
+                    args.temperature, args.softcap, args.z_loss);
+  }
+
+ private:
+  c10::TypedOperatorHandle<Result(const Tensor&, const Tensor&, Optional, Optional, Own..., int64_t,
+                                  int64_t, double, double, double, double)>
+      op_;
+};
+
+template <typename Result>
+using CrossEntropyBackward = OpOfCrossEntropy<Result, const Tensor&, const Tensor&, const Tensor&>;
 
 }  // namespace
 
-Tensor softmax(const Tensor& input, int64_t dim, Dtype dtype) {
+Tensor softmax(const Tensor& input, int64_t dim, Dtype dtype, double temperature, Optional mask) {
   static const auto op = find<Softmax>("torchsoftmax::softmax");
-  return op.call(input, dim, dtype);
+  return op.call(input, dim, dtype, temperature, mask);
 }
 
-Tensor softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t dim) {
+Tensor softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t dim,
+                        double temperature, Optional mask) {
   static const auto op = find<SoftmaxBackward>("torchsoftmax::softmax_backward");
-  return op.call(grad_output, output, dim);
+  return op.call(grad_output, output, dim, temperature, mask);
 }
 
-Tensor log_softmax(const Tensor& input, int64_t dim, Dtype dtype) {
+Tensor log_softmax(const Tensor& input, int64_t dim, Dtype dtype, double temperature,
+                   Optional mask) {
   static const auto op = find<Softmax>("torchsoftmax::log_softmax");
-  return op.call(input, dim, dtype);
+  return op.call(input, dim, dtype, temperature, mask);
 }
 
-Tensor log_softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t dim) {
+Tensor log_softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t dim,
+                            double temperature, Optional mask) {
   static const auto op = find<SoftmaxBackward>("torchsoftmax::log_softmax_backward");
-  return op.call(grad_output, output, dim);
+  return op.call(grad_output, output, dim, temperature, mask);
 }
 
-Tensor cross_entropy(const CrossEntropyOptions& options, const Tensor& input, const Tensor& target,
-                     Weight weight, Dtype dtype) {
-  static const auto op = find<CrossEntropy>("torchsoftmax::cross_entropy");
-  return op.call(input, target, weight, dtype, options.reduction, options.ignore_index,
-                 options.label_smoothing);
+Tensor cross_entropy(const CrossEntropyArgs& args, Optional normalizer, Dtype dtype,
+                     bool inplace_backward) {
+  static const OpOfCrossEntropy<Tensor, Optional, Dtype, bool> op("torchsoftmax::cross_entropy");
+  return op(args, normalizer, dtype, inplace_backward);
 }
 
-std::tuple<Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyOptions& options,
-                                                         const Tensor& input, const Tensor& target,
-                                                         Weight weight, Dtype dtype) {
-  static const auto op = find<CrossEntropyForward>("torchsoftmax::cross_entropy_forward");
-  return op.call(input, target, weight, dtype, options.reduction, options.ignore_index,
-                 options.label_smoothing);
+CrossEntropyForward cross_entropy_forward(const CrossEntropyArgs& args, Optional normalizer,
+                                          Dtype dtype, bool with_gradient) {
+  using Result = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+  static const OpOfCrossEntropy<Result, Optional, Dtype, bool> op(
+      "torchsoftmax::cross_entropy_forward");
+  auto [loss, statistics, used, gradient] = op(args, normalizer, dtype, with_gradient);
+  return {std::move(loss), std::move(statistics), std::move(used), std::move(gradient)};
 }
 
-Tensor cross_entropy_backward(const CrossEntropyOptions& options, const Tensor& grad_output,
-                              const Tensor& input, const Tensor& target, Weight weight,
+Tensor cross_entropy_backward(const CrossEntropyArgs& args, const Tensor& grad_output,
                               const Tensor& statistics, const Tensor& normalizer) {
-  static const auto op = find<CrossEntropyBackward>("torchsoftmax::cross_entropy_backward");
-  return op.call(grad_output, input, target, weight, statistics, normalizer, options.reduction,
-                 options.ignore_index, options.label_smoothing);
+  static const CrossEntropyBackward<Tensor> op("torchsoftmax::cross_entropy_backward");
+  return op(args, grad_output, statistics, normalizer);
 }
 
-Tensor cross_entropy_target_backward(const CrossEntropyOptions& options, const Tensor& grad_output,
-                                     const Tensor& input, const Tensor& target, Weight weight,
+void cross_entropy_backward_(const CrossEntropyArgs& args, const Tensor& grad_output,
+                             const Tensor& statistics, const Tensor& normalizer) {
+  static const CrossEntropyBackward<void> op("torchsoftmax::cross_entropy_backward_");
+  op(args, grad_output, statistics, normalizer);
+}
+
+Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor& grad_output,
                                      const Tensor& statistics, const Tensor& normalizer) {
-  static const auto op = find<CrossEntropyBackward>("torchsoftmax::cross_entropy_target_backward");
-  return op.call(grad_output, input, target, weight, statistics, normalizer, options.reduction,
-                 options.ignore_index, options.label_smoothing);
+  static const CrossEntropyBackward<Tensor> op("torchsoftmax::cross_entropy_target_backward");
+  return op(args, grad_output, statistics, normalizer);
 }
 
-Tensor gather_index(const Tensor& target, c10::SymInt num_classes, int64_t ignore_index) {
-  static const auto op = find<GatherIndex>("torchsoftmax::gather_index");
-  return op.call(target, std::move(num_classes), ignore_index);
+Statistics softmax_statistics(const Tensor& input, Optional index, Optional mask, int64_t dim,
+                              double temperature, bool argmax) {
+  static const auto op = find<Statistics(const Tensor&, Optional, Optional, int64_t, double, bool)>(
+      "torchsoftmax::softmax_statistics");
+  return op.call(input, index, mask, dim, temperature, argmax);
+}
+
+Tensor softmax_statistics_backward(const Tensor& grad_log_prob, const Tensor& grad_lse,
+                                   const Tensor& grad_entropy, const Tensor& input, Optional index,
+                                   Optional mask, const Tensor& statistics, int64_t dim,
+                                   double temperature) {
+  static const auto op =
+      find<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Optional, Optional,
+                  const Tensor&, int64_t, double)>("torchsoftmax::softmax_statistics_backward");
+  return op.call(grad_log_prob, grad_lse, grad_entropy, input, index, mask, statistics, dim,
+                 temperature);
+}
+
+Tensor kl_div_with_logits(const Tensor& input, const Tensor& target, Dtype dtype, int64_t reduction,
+                          double temperature) {
+  static const auto op = find<Tensor(const Tensor&, const Tensor&, Dtype, int64_t, double)>(
+      "torchsoftmax::kl_div_with_logits");
+  return op.call(input, target, dtype, reduction, temperature);
+}
+
+std::tuple<Tensor, Tensor> kl_div_with_logits_forward(const Tensor& input, const Tensor& target,
+                                                      Dtype dtype, int64_t reduction,
+                                                      double temperature) {
+  static const auto op =
+      find<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, Dtype, int64_t, double)>(
+          "torchsoftmax::kl_div_with_logits_forward");
+  return op.call(input, target, dtype, reduction, temperature);
+}
+
+using KlDivBackward = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t,
+                             double);
+
+Tensor kl_div_with_logits_backward(const Tensor& grad_output, const Tensor& input,
+                                   const Tensor& target, const Tensor& statistics,
+                                   int64_t reduction, double temperature) {
+  static const auto op = find<KlDivBackward>("torchsoftmax::kl_div_with_logits_backward");
+  return op.call(grad_output, input, target, statistics, reduction, temperature);
+}
+
+Tensor kl_div_with_logits_target_backward(const Tensor& grad_output, const Tensor& input,
+                                          const Tensor& target, const Tensor& statistics,
+                                          int64_t reduction, double temperature) {
+  static const auto op = find<KlDivBackward>("torchsoftmax::kl_div_with_logits_target_backward");
+  return op.call(grad_output, input, target, statistics, reduction, temperature);
+}
+
+Tensor gather_index(const Tensor& target, c10::SymInt num_classes,
+                    std::optional<int64_t> ignore_index, std::string_view function) {
+  static const auto op =
+      find<Tensor(const Tensor&, c10::SymInt, std::optional<int64_t>, std::string_view)>(
+          "torchsoftmax::gather_index");
+  return op.call(target, std::move(num_classes), ignore_index, function);
 }
 
 }  // namespace torchsoftmax::ops

@@ -4,55 +4,110 @@
 #include <ATen/core/Tensor.h>
 
 #include <optional>
+#include <string_view>
 #include <tuple>
 
 namespace torchsoftmax {
 
 using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using Dtype = std::optional<at::ScalarType>;
 
-/// The options of cross_entropy that are not tensors: one struct here, the last arguments of its
-/// operators in their schemas.
-struct CrossEntropyOptions {
-  int64_t reduction;  // checks::Reduction
+inline Tensor defined_or_empty(const OptionalTensor& tensor) { return tensor.value_or(Tensor()); }
+
+inline OptionalTensor optional(const Tensor& tensor) {
+  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+}
+
+/// The arguments that all operators of cross_entropy have: one struct here, the first and the last
+/// arguments in their schemas.
+struct CrossEntropyArgs {
+  Tensor input;
+  Tensor target;
+  Tensor weight;         // of the classes; undefined where not given
+  Tensor sample_weight;  // of the rows; undefined where not given
+  int64_t reduction;     // checks::Reduction
   int64_t ignore_index;
   double label_smoothing;
+  double temperature;
+  double softcap;  // 0: none
+  double z_loss;
 };
 
-/// WithOptions<f>::call is f with the signature of the schema, for registration.
+/// OfCrossEntropy<f>::call is f with the signature of the schema, for registration.
 template <auto kFunction>
-struct WithOptions;
+struct OfCrossEntropy;
 
-template <typename Result, typename... Args,
-          Result (*kFunction)(const CrossEntropyOptions&, Args...)>
-struct WithOptions<kFunction> {
-  static Result call(Args... args, int64_t reduction, int64_t ignore_index,
-                     double label_smoothing) {
-    return kFunction({reduction, ignore_index, label_smoothing}, args...);
+template <typename Result, typename... Own, Result (*kFunction)(const CrossEntropyArgs&, Own...)>
+struct OfCrossEntropy<kFunction> {
+  static Result call(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
+                     const OptionalTensor& sample_weight, Own... own, int64_t reduction,
+                     int64_t ignore_index, double label_smoothing, double temperature,
+                     double softcap, double z_loss) {
+    return kFunction({input, target, defined_or_empty(weight), defined_or_empty(sample_weight),
+                      reduction, ignore_index, label_smoothing, temperature, softcap, z_loss},
+                     own...);
   }
 };
 
 namespace ops {
 
-Tensor softmax(const Tensor& input, int64_t dim, std::optional<at::ScalarType> dtype);
-Tensor softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t dim);
-Tensor log_softmax(const Tensor& input, int64_t dim, std::optional<at::ScalarType> dtype);
-Tensor log_softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t dim);
+Tensor softmax(const Tensor& input, int64_t dim, Dtype dtype, double temperature,
+               const OptionalTensor& mask);
+Tensor softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t dim,
+                        double temperature, const OptionalTensor& mask);
+Tensor log_softmax(const Tensor& input, int64_t dim, Dtype dtype, double temperature,
+                   const OptionalTensor& mask);
+Tensor log_softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t dim,
+                            double temperature, const OptionalTensor& mask);
 
-Tensor cross_entropy(const CrossEntropyOptions& options, const Tensor& input, const Tensor& target,
-                     const std::optional<Tensor>& weight, std::optional<at::ScalarType> dtype);
-std::tuple<Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyOptions& options,
-                                                         const Tensor& input, const Tensor& target,
-                                                         const std::optional<Tensor>& weight,
-                                                         std::optional<at::ScalarType> dtype);
-Tensor cross_entropy_backward(const CrossEntropyOptions& options, const Tensor& grad_output,
-                              const Tensor& input, const Tensor& target,
-                              const std::optional<Tensor>& weight, const Tensor& statistics,
-                              const Tensor& normalizer);
-Tensor cross_entropy_target_backward(const CrossEntropyOptions& options, const Tensor& grad_output,
-                                     const Tensor& input, const Tensor& target,
-                                     const std::optional<Tensor>& weight, const Tensor& statistics,
-                                     const Tensor& normalizer);
-Tensor gather_index(const Tensor& target, c10::SymInt num_classes, int64_t ignore_index);
+Tensor cross_entropy(const CrossEntropyArgs& args, const OptionalTensor& normalizer, Dtype dtype,
+                     bool inplace_backward);
+
+struct CrossEntropyForward {
+  Tensor loss;
+  Tensor statistics;
+  Tensor normalizer;
+  Tensor
+      gradient;  // of the input, for an upstream gradient of 1; without elements if not asked for
+};
+CrossEntropyForward cross_entropy_forward(const CrossEntropyArgs& args,
+                                          const OptionalTensor& normalizer, Dtype dtype,
+                                          bool with_gradient);
+Tensor cross_entropy_backward(const CrossEntropyArgs& args, const Tensor& grad_output,
+                              const Tensor& statistics, const Tensor& normalizer);
+/// Writes the gradient over the input.
+void cross_entropy_backward_(const CrossEntropyArgs& args, const Tensor& grad_output,
+                             const Tensor& statistics, const Tensor& normalizer);
+Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor& grad_output,
+                                     const Tensor& statistics, const Tensor& normalizer);
+
+/// log_prob, lse, entropy, argmax, statistics.
+using Statistics = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+Statistics softmax_statistics(const Tensor& input, const OptionalTensor& index,
+                              const OptionalTensor& mask, int64_t dim, double temperature,
+                              bool argmax);
+Tensor softmax_statistics_backward(const Tensor& grad_log_prob, const Tensor& grad_lse,
+                                   const Tensor& grad_entropy, const Tensor& input,
+                                   const OptionalTensor& index, const OptionalTensor& mask,
+                                   const Tensor& statistics, int64_t dim, double temperature);
+
+Tensor kl_div_with_logits(const Tensor& input, const Tensor& target, Dtype dtype, int64_t reduction,
+                          double temperature);
+/// loss, statistics.
+std::tuple<Tensor, Tensor> kl_div_with_logits_forward(const Tensor& input, const Tensor& target,
+                                                      Dtype dtype, int64_t reduction,
+                                                      double temperature);
+Tensor kl_div_with_logits_backward(const Tensor& grad_output, const Tensor& input,
+                                   const Tensor& target, const Tensor& statistics,
+                                   int64_t reduction, double temperature);
+Tensor kl_div_with_logits_target_backward(const Tensor& grad_output, const Tensor& input,
+                                          const Tensor& target, const Tensor& statistics,
+                                          int64_t reduction, double temperature);
+
+/// `target` as indices to gather with: 0 for ignored ones; raises for one that is out of range.
+Tensor gather_index(const Tensor& target, c10::SymInt num_classes,
+                    std::optional<int64_t> ignore_index, std::string_view function);
 
 }  // namespace ops
 }  // namespace torchsoftmax

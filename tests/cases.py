@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import reference
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,10 +39,12 @@ class Sample:
 class Operator:
     """A function of ours, the native one that it must equal, and inputs for both."""
 
-    name: str
+    name: str  # up to a comma: of the registered operator
     ours: Callable[..., Tensor]
     native: Callable[..., Tensor]
     samples: Callable[[torch.dtype], Iterator[Sample]]
+    # How large the values are whose differences the results are: their rounding remains.
+    inner: float = 1.0
 
     def small(self) -> Sample:
         """A float64 sample small enough for finite differences and compilation."""
@@ -75,6 +78,14 @@ def class_probabilities(*shape: int, dtype: torch.dtype) -> Tensor:
         .softmax(dim=1 if len(shape) > 1 else 0)
         .to(dtype)
     )
+
+
+def random_mask(*shape: int) -> Tensor:
+    """True in 7 of 10 entries, and in none of the last row where there are several."""
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(4)) < 0.7
+    if len(shape) > 1 and shape[0] > 1:
+        mask[-1] = False
+    return mask
 
 
 def class_weights(classes: int, dtype: torch.dtype) -> Tensor:
@@ -181,6 +192,194 @@ def probability_samples(dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("transposed", (x.t().contiguous().t(), y))
 
 
+def masked_samples(dtype: torch.dtype) -> Iterator[Sample]:
+    """Of softmax, log_softmax and entropy_with_logits, with a mask, a temperature or both."""
+
+    def sample(name: str, x: Tensor, dim: int, mask: Tensor | None, temperature: float) -> Sample:
+        return Sample(name, (x,), (dim,), {"mask": mask, "temperature": temperature})
+
+    yield sample("rows", logits(3, 5, dtype=dtype), 1, random_mask(3, 5), 0.7)
+    for temperature in (1.5, 3.0):
+        name = f"temperature {temperature}"
+        yield sample(f"{name}, rows", logits(7, 37, dtype=dtype), 1, None, temperature)
+        yield sample(f"{name}, map", logits(2, 7, 5, 9, dtype=dtype), 1, None, temperature)
+        yield sample(f"{name}, scalar", logits(dtype=dtype), 0, None, temperature)
+    rows = logits(7, 37, dtype=dtype)
+    yield sample("every entry's own", rows, 1, random_mask(7, 37), 1.0)
+    yield sample("classes", rows, 1, random_mask(1, 37), 1.0)
+    yield sample("classes, fewer dims", rows, -1, random_mask(37), 1.0)
+    yield sample("whole rows", rows, 1, random_mask(7, 1), 1.0)
+    yield sample("all", rows, 1, torch.ones(7, 37, dtype=torch.bool), 1.0)
+    yield sample("none", rows, 1, torch.zeros(7, 37, dtype=torch.bool), 1.0)
+    yield sample("one of each row", rows, 1, torch.eye(7, 37, dtype=torch.bool), 2.0)
+    causal = torch.ones(19, 19, dtype=torch.bool).tril()
+    yield sample("causal", logits(2, 3, 19, 19, dtype=dtype), -1, causal, 1.0)
+    yield sample("vector", logits(19, dtype=dtype), 0, random_mask(19), 1.0)
+    yield sample("scalar", logits(dtype=dtype), 0, torch.tensor(True), 1.0)
+    yield sample("masked scalar", logits(dtype=dtype), 0, torch.tensor(False), 1.0)
+    yield sample("long rows", logits(5, 1037, dtype=dtype), 1, random_mask(5, 1037), 0.7)
+    yield sample("columns", logits(33, 70, dtype=dtype), 0, random_mask(33, 70), 1.0)
+    image = logits(2, 7, 5, 9, dtype=dtype)
+    yield sample("middle dim", image, 1, random_mask(2, 7, 5, 9), 0.7)
+    yield sample("middle dim, positions", image, 1, random_mask(5, 9), 1.0)
+    yield sample("middle dim, classes", image, 1, random_mask(7, 1, 1), 1.0)
+    yield sample("transposed", logits(17, 6, dtype=dtype).t(), 1, random_mask(6, 17), 1.0)
+    yield sample("sliced", logits(9, 40, dtype=dtype)[::2, 3:36], 1, random_mask(5, 33), 1.0)
+    expanded = logits(1, 21, dtype=dtype).expand(4, 21)
+    yield sample("expanded", expanded, 1, random_mask(4, 21), 1.0)
+    yield sample("no rows", logits(0, 5, dtype=dtype), 1, random_mask(1, 5), 2.0)
+    yield sample("no classes", logits(5, 0, dtype=dtype), 1, random_mask(5, 1), 2.0)
+
+
+def extended(*row_shape: int, **replaced: Any) -> dict[str, Any]:
+    """Every extension of cross-entropy at once."""
+    rows = logits(*row_shape, dtype=torch.float64, seed=5).abs()
+    extensions = {"temperature": 0.7, "softcap": 5.0, "z_loss": 0.01, "sample_weight": rows}
+    return extensions | {"label_smoothing": 0.1} | replaced
+
+
+def extended_index_samples(dtype: torch.dtype) -> Iterator[Sample]:
+    def sample(name: str, *shape: int, **kwargs: Any) -> Sample:
+        target = class_indices(shape[0], *shape[2:], classes=shape[1], ignore_index=-100)
+        return Sample(name, (logits(*shape, dtype=dtype),), (target,), kwargs)
+
+    yield sample("rows", 4, 5, **extended(4))
+    yield sample("temperature", 7, 37, temperature=0.7)
+    yield sample("softcap", 7, 37, softcap=5.0)
+    yield sample("softcap, weight", 7, 37, softcap=30.0, weight=class_weights(37, dtype))
+    for reduction in ("none", "mean", "sum"):
+        yield sample(f"z_loss, {reduction}", 7, 37, z_loss=0.01, reduction=reduction)
+        rows = torch.linspace(0, 2, 7)  # float32 whatever the logits are
+        yield sample(f"sample_weight, {reduction}", 7, 37, sample_weight=rows, reduction=reduction)
+        kwargs = extended(2, 5, 7, reduction=reduction, weight=class_weights(21, dtype))
+        yield sample(f"map, {reduction}", 2, 21, 5, 7, **kwargs)
+        ignored, x = torch.full((4,), -100), logits(4, 5, dtype=dtype)
+        kwargs = extended(4, reduction=reduction)
+        yield Sample(f"ignored, {reduction}", (x,), (ignored,), kwargs)
+        yield sample(f"no rows, {reduction}", 0, 5, **extended(0, reduction=reduction))
+    yield sample("number as normalizer", 7, 37, normalizer=19.0)
+    yield sample("tensor as normalizer", 7, 37, normalizer=torch.tensor(19.0), z_loss=0.01)
+    yield sample("long rows", 3, 4099, **extended(3))
+    x, kwargs = logits(19, dtype=dtype), extended()
+    yield Sample("one row", (x,), (torch.tensor(7),), kwargs)
+    channels_last = logits(2, 21, 4, 5, dtype=dtype).to(memory_format=torch.channels_last)
+    target, kwargs = class_indices(2, 4, 5, classes=21), extended(2, 4, 5)
+    yield Sample("channels last", (channels_last,), (target,), kwargs)
+    x, target = logits(6, 40, dtype=dtype)[:, ::2], class_indices(6, classes=20)
+    kwargs = extended(6, sample_weight=torch.linspace(0, 2, 12)[::2])
+    yield Sample("strided, int32", (x,), (target.int(),), kwargs)
+
+
+def extended_probability_samples(dtype: torch.dtype) -> Iterator[Sample]:
+    def sample(name: str, *shape: int, **kwargs: Any) -> Sample:
+        pair = (logits(*shape, dtype=dtype), class_probabilities(*shape, dtype=dtype))
+        return Sample(name, pair, (), kwargs)
+
+    yield sample("rows", 4, 5, **extended(4))
+    yield sample("temperature", 7, 37, temperature=0.7)
+    yield sample("softcap", 7, 37, softcap=5.0, weight=class_weights(37, dtype))
+    yield sample("z_loss", 7, 37, z_loss=0.01)
+    yield sample("normalizer", 7, 37, normalizer=torch.tensor(19.0))
+    for reduction in ("none", "mean", "sum"):
+        rows = torch.linspace(0, 2, 7)
+        yield sample(f"sample_weight, {reduction}", 7, 37, sample_weight=rows, reduction=reduction)
+        kwargs = extended(2, 5, 7, reduction=reduction, weight=class_weights(21, dtype))
+        yield sample(f"map, {reduction}", 2, 21, 5, 7, **kwargs)
+        yield sample(f"no rows, {reduction}", 0, 5, **extended(0, reduction=reduction))
+    yield sample("long rows", 3, 1037, **extended(3))
+    yield sample("one row", 19, **extended())
+    x, y = logits(5, 6, dtype=dtype), class_probabilities(5, 6, dtype=dtype)
+    yield Sample("transposed", (x.t().contiguous().t(), y), (), extended(5))
+
+
+def selective_samples(dtype: torch.dtype) -> Iterator[Sample]:
+    def sample(name: str, x: Tensor, dim: int, count: int, temperature: float = 1.0) -> Sample:
+        shape = [*x.shape]
+        shape[dim] = count
+        index = class_indices(*shape, classes=max(1, x.size(dim)))
+        return Sample(name, (x,), (index, dim), {"temperature": temperature})
+
+    yield sample("rows", logits(3, 5, dtype=dtype), 1, 2, 0.7)
+    yield sample("one of each row", logits(7, 37, dtype=dtype), -1, 1)
+    yield sample("more than classes", logits(7, 3, dtype=dtype), -1, 8)  # with duplicates
+    yield sample("none of each row", logits(7, 37, dtype=dtype), -1, 0)
+    yield sample("vector", logits(19, dtype=dtype), 0, 4, 3.0)
+    yield sample("long rows", logits(5, 1037, dtype=dtype), 1, 3, 0.7)
+    yield sample("columns", logits(33, 70, dtype=dtype), 0, 3)
+    yield sample("middle dim", logits(2, 7, 5, 9, dtype=dtype), 1, 3, 0.7)
+    yield sample("transposed", logits(17, 6, dtype=dtype).t(), 1, 2)
+    yield sample("sliced", logits(9, 40, dtype=dtype)[::2, 3:36], 1, 2)
+    yield sample("expanded", logits(1, 21, dtype=dtype).expand(4, 21), -1, 2)
+    yield sample("no rows", logits(0, 5, dtype=dtype), 1, 2)
+    for index_dtype in (torch.int32, torch.uint8):
+        index = class_indices(7, 4, classes=37).to(index_dtype)[:, ::2]
+        yield Sample(str(index_dtype), (logits(7, 37, dtype=dtype),), (index, 1))
+
+
+def statistics_samples(dtype: torch.dtype) -> Iterator[Sample]:
+    def sample(name: str, x: Tensor, dim: int, temperature: float = 1.0) -> Sample:
+        shape = [*x.shape]
+        del shape[dim]
+        target = class_indices(*shape, classes=x.size(dim))
+        return Sample(name, (x,), (target, dim), {"temperature": temperature})
+
+    yield sample("rows", logits(3, 5, dtype=dtype), 1, 0.7)
+    yield sample("tail", logits(7, 37, dtype=dtype), -1)
+    yield sample("one class", logits(4, 1, dtype=dtype), 1)
+    yield sample("vector", logits(19, dtype=dtype), 0, 3.0)
+    yield sample("long rows", logits(5, 1037, dtype=dtype), 1, 0.7)
+    yield sample("columns", logits(33, 70, dtype=dtype), 0)
+    yield sample("middle dim", logits(2, 7, 5, 9, dtype=dtype), 1, 0.7)
+    yield sample("transposed", logits(17, 6, dtype=dtype).t(), 1)
+    yield sample("sliced", logits(9, 40, dtype=dtype)[::2, 3:36], 1)
+    yield sample("expanded", logits(1, 21, dtype=dtype).expand(4, 21), -1)
+    yield sample("no rows", logits(0, 5, dtype=dtype), 1)
+    target = class_indices(7, 2, classes=37).int()[:, 0]
+    yield Sample("strided int32", (logits(7, 37, dtype=dtype),), (target, 1))
+
+
+def kl_samples(dtype: torch.dtype) -> Iterator[Sample]:
+    def sample(name: str, *shape: int, **kwargs: Any) -> Sample:
+        pair = (logits(*shape, dtype=dtype), logits(*shape, dtype=dtype, seed=6))
+        return Sample(name, pair, (), kwargs)
+
+    yield sample("rows", 3, 5, temperature=2.0)
+    for reduction in ("none", "mean", "batchmean", "sum"):
+        yield sample(f"{reduction}", 7, 37, reduction=reduction, temperature=0.7)
+        yield sample(f"stack, {reduction}", 2, 3, 5, 19, reduction=reduction)
+        yield sample(f"no rows, {reduction}", 0, 5, reduction=reduction)
+    yield sample("vector", 19)
+    yield sample("one class", 4, 1)
+    yield sample("long rows", 5, 1037, temperature=3.0)
+    x, y = logits(17, 6, dtype=dtype), logits(6, 17, dtype=dtype, seed=6)
+    yield Sample("transposed", (x.t(), y))
+    yield Sample("transposed target", (x, y.t()))
+    x, y = logits(9, 40, dtype=dtype), logits(1, 33, dtype=dtype, seed=6)
+    yield Sample("sliced, expanded", (x[::2, 3:36], y.expand(5, 33)))
+
+
+def visible(log_softmax: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """0 in place of the -inf of masked entries, which no finite difference can be taken of."""
+
+    def function(x: Tensor, dim: int, *, mask: Tensor | None, temperature: float) -> Tensor:
+        y = log_softmax(x, dim, mask=mask, temperature=temperature)
+        return y if mask is None else torch.where(mask, y, 0)
+
+    return function
+
+
+def statistic(softmax_statistics: Callable[..., Any], name: str) -> Callable[..., Tensor]:
+    return lambda *args, **kwargs: getattr(softmax_statistics(*args, **kwargs), name)
+
+
+def statistics_together(softmax_statistics: Callable[..., Any]) -> Callable[..., Tensor]:
+    def function(*args: Any, **kwargs: Any) -> Tensor:
+        log_prob, lse, entropy, _ = softmax_statistics(*args, **kwargs)
+        return log_prob - 2 * lse + 3 * entropy
+
+    return function
+
+
 OPERATORS = (
     Operator("softmax", torchsoftmax.softmax, F.softmax, softmax_samples),
     Operator("log_softmax", torchsoftmax.log_softmax, F.log_softmax, softmax_samples),
@@ -190,5 +389,61 @@ OPERATORS = (
         torchsoftmax.cross_entropy,
         F.cross_entropy,
         probability_samples,
+    ),
+    Operator("softmax, mask", torchsoftmax.softmax, reference.softmax, masked_samples),
+    Operator(
+        "log_softmax, mask",
+        visible(torchsoftmax.log_softmax),
+        visible(reference.log_softmax),
+        masked_samples,
+    ),
+    Operator(
+        "cross_entropy, extensions",
+        torchsoftmax.cross_entropy,
+        reference.cross_entropy,
+        extended_index_samples,
+    ),
+    Operator(
+        "cross_entropy, probabilities and extensions",
+        torchsoftmax.cross_entropy,
+        reference.cross_entropy,
+        extended_probability_samples,
+    ),
+    Operator(
+        "softmax_statistics, selective_log_softmax",
+        torchsoftmax.selective_log_softmax,
+        reference.selective_log_softmax,
+        selective_samples,
+    ),
+    Operator(
+        "softmax_statistics, entropy_with_logits",
+        torchsoftmax.entropy_with_logits,
+        reference.entropy_with_logits,
+        masked_samples,
+        inner=4.0,  # log p and the entropy, whose sum is near 0 in a peaked row
+    ),
+    *(
+        Operator(
+            f"softmax_statistics, {name}",
+            statistic(torchsoftmax.softmax_statistics, name),
+            statistic(reference.softmax_statistics, name),
+            statistics_samples,
+            inner=4.0,
+        )
+        for name in ("log_prob", "lse", "entropy")
+    ),
+    Operator(
+        "softmax_statistics, together",
+        statistics_together(torchsoftmax.softmax_statistics),
+        statistics_together(reference.softmax_statistics),
+        statistics_samples,
+        inner=4.0,
+    ),
+    Operator(
+        "kl_div_with_logits",
+        torchsoftmax.kl_div_with_logits,
+        reference.kl_div_with_logits,
+        kl_samples,
+        inner=16.0,  # differences of two logits, each shifted by its row's maximum
     ),
 )

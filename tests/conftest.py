@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -23,3 +24,12 @@ def fresh() -> None:
     """Every test starts from the same seed and without compiled functions of another."""
     torch.manual_seed(0)
     torch.compiler.reset()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Where tensors are small, threads would wait for each other more than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -21,38 +21,73 @@ ONE = torch.ones(())
 PAIR = torch.ones(2, 2)
 
 
+def named(operator: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Those of ``values`` that the schema of the operator has arguments for."""
+    schema = getattr(ops, operator).default._schema
+    return {a.name: values[a.name] for a in schema.arguments if a.name in values}
+
+
 def backward_of_loss(name: str, **replaced: Any) -> object:
     """Called with what forward gives, but for the arguments in ``replaced``."""
     of_target = name == "cross_entropy_target_backward"
-    target = class_probabilities(2, 3, dtype=torch.float32) if of_target else TARGET
-    arguments = {"input": X, "target": target, "weight": None}
-    options = {"reduction": 1, "ignore_index": -100, "label_smoothing": 0.0}
-    _, statistics, normalizer = ops.cross_entropy_forward(**arguments, dtype=None, **options)
-    saved = {"statistics": statistics, "normalizer": normalizer, "grad_output": ONE}
-    return getattr(ops, name)(**(arguments | saved | options | replaced))
+    given = {
+        "input": X.clone(),
+        "target": class_probabilities(2, 3, dtype=torch.float32) if of_target else TARGET,
+        **dict.fromkeys(("weight", "sample_weight", "normalizer", "dtype")),
+        "with_gradient": False,
+        **{"reduction": 1, "ignore_index": -100, "label_smoothing": 0.0},
+        **{"temperature": 1.0, "softcap": 0.0, "z_loss": 0.0},
+    }
+    returned = ops.cross_entropy_forward(**named("cross_entropy_forward", given))
+    names = [result.name for result in ops.cross_entropy_forward.default._schema.returns]
+    saved = dict(zip(names, returned, strict=True)) | {"grad_output": ONE}
+    return getattr(ops, name)(**named(name, given | saved | replaced))
 
 
 GRAD = "cross_entropy_backward: expected grad_output of the shape of the loss, got {}"
-STATISTICS = "cross_entropy_backward: expected the statistics of cross_entropy_forward, got {}"
-NORMALIZER = "cross_entropy_backward: expected the normalizer of cross_entropy_forward, got {}"
+STATISTICS = (
+    "cross_entropy_backward: expected statistics of cross_entropy_forward, of dtype {} and shape "
+    "[2, 2], got {}"
+)
+NORMALIZER = (
+    "cross_entropy_backward: expected normalizer of cross_entropy_forward, of dtype Float and "
+    "shape [], got {}"
+)
 REDUCTION = "cross_entropy: expected reduction 0 (none), 1 (mean) or 2 (sum), got {}"
+POSITIVE = "cross_entropy: expected {} to be positive and finite, got {}"
+SAMPLE_WEIGHT = "cross_entropy: expected sample_weight of "
 
 LOSS_CASES: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (RuntimeError, GRAD.format("[2]"), {"grad_output": torch.ones(2)}),
     (RuntimeError, GRAD.format("[3]"), {"grad_output": torch.ones(3), "reduction": 0}),
     (RuntimeError, GRAD.format("[]"), {"reduction": 0}),
-    (RuntimeError, STATISTICS.format("Float of shape [1, 2]"), {"statistics": PAIR[:1]}),
-    (RuntimeError, STATISTICS.format("Float of shape [0]"), {"statistics": torch.ones(0)}),
-    (RuntimeError, STATISTICS.format("Float of shape [2, 2]"), {"statistics": X[:, ::2]}),
-    (RuntimeError, STATISTICS.format("Double of shape [2, 2]"), {"statistics": PAIR.double()}),
-    (RuntimeError, STATISTICS.format("Float of shape [2, 2]"), {"input": X.double()}),
+    (RuntimeError, STATISTICS.format("Float", "Float of shape [1, 2]"), {"statistics": PAIR[:1]}),
+    (
+        RuntimeError,
+        STATISTICS.format("Float", "Float of shape [0]"),
+        {"statistics": torch.ones(0)},
+    ),
+    (
+        RuntimeError,
+        STATISTICS.format("Float", "Double of shape [2, 2]"),
+        {"statistics": PAIR.double()},
+    ),
+    (RuntimeError, STATISTICS.format("Double", "Float of shape [2, 2]"), {"input": X.double()}),
     (RuntimeError, NORMALIZER.format("Double of shape []"), {"normalizer": ONE.double()}),
     (RuntimeError, NORMALIZER.format("Float of shape [1]"), {"normalizer": torch.ones(1)}),
     (RuntimeError, "cross_entropy: expected weight of shape [3]", {"weight": torch.ones(2)}),
+    (ValueError, SAMPLE_WEIGHT + "shape [2]", {"sample_weight": torch.ones(3)}),
+    (ValueError, SAMPLE_WEIGHT + "a floating", {"sample_weight": torch.ones(2).long()}),
     (RuntimeError, "cross_entropy: expected label_smoothing between", {"label_smoothing": 2.0}),
+    (RuntimeError, "cross_entropy: expected label_smoothing between", {"label_smoothing": 3.0}),
     (ValueError, REDUCTION.format(3), {"reduction": 3}),
+    (ValueError, REDUCTION.format(7), {"reduction": 7}),
     (ValueError, REDUCTION.format(-1), {"reduction": -1}),
-    (ValueError, "cross_entropy: expected input of 1 or more dimensions", {"input": X[0, 0]}),
+    (ValueError, POSITIVE.format("temperature", 0), {"temperature": 0.0}),
+    (ValueError, POSITIVE.format("temperature", "inf"), {"temperature": float("inf")}),
+    (ValueError, POSITIVE.format("softcap", -1), {"softcap": -1.0}),
+    (ValueError, "cross_entropy: expected z_loss to be", {"z_loss": -1.0}),
+    (IndexError, "cross_entropy: expected input of 1 or more dimensions", {"input": X[0, 0]}),
     (ValueError, "cross_entropy: expected target of batch size 2", {"target": TARGET[:1]}),
     (RuntimeError, "cross_entropy: expected target of dtype", {"target": TARGET.float()}),
     (NotImplementedError, ": expected input of dtype", {"input": X.long()}),
@@ -60,25 +95,60 @@ LOSS_CASES: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (RuntimeError, "device", {"input": X.to("meta")}),
     (RuntimeError, "device", {"target": TARGET.to("meta")}),
     (RuntimeError, "device", {"weight": torch.ones(3).to("meta")}),
+    (RuntimeError, "device", {"sample_weight": torch.ones(2).to("meta")}),
     (RuntimeError, "device", {"statistics": PAIR.to("meta")}),
     (RuntimeError, "device", {"normalizer": ONE.to("meta")}),
 ]
 
 
-@pytest.mark.parametrize("error, message, replaced", LOSS_CASES)
-@pytest.mark.parametrize("name", ["cross_entropy_backward", "cross_entropy_target_backward"])
-def test_cross_entropy(
-    name: str, error: type[Exception], message: str, replaced: dict[str, Any]
-) -> None:
+def raises(name: str, error: type[Exception], message: str, replaced: dict[str, Any]) -> None:
     with pytest.raises(error, match=re.escape(message)) as raised:
         backward_of_loss(name, **replaced)
     assert raised.type is error
 
 
-def test_target_gradient_of_class_indices() -> None:
+@pytest.mark.parametrize("error, message, replaced", LOSS_CASES)
+@pytest.mark.parametrize(
+    "name", ["cross_entropy_backward", "cross_entropy_backward_", "cross_entropy_target_backward"]
+)
+def test_cross_entropy(
+    name: str, error: type[Exception], message: str, replaced: dict[str, Any]
+) -> None:
+    raises(name, error, message, replaced)
+
+
+@pytest.mark.parametrize("error, message, replaced", LOSS_CASES)
+@pytest.mark.parametrize("name", ["cross_entropy_backward", "cross_entropy_target_backward"])
+def test_the_composite_definition_of_cross_entropy(
+    name: str, error: type[Exception], message: str, replaced: dict[str, Any]
+) -> None:
+    """It stands in where the gradient is to be differentiated, and took whatever came."""
+    grad_output = replaced.get("grad_output", ONE)
+    differentiated = grad_output.clone().requires_grad_()
+    raises(name, error, message, replaced | {"grad_output": differentiated})
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_target_gradient_of_class_indices(requires_grad: bool) -> None:
     expected = "cross_entropy_target_backward: expected class probabilities as target"
+    grad_output = ONE.clone().requires_grad_(requires_grad)
     with pytest.raises(RuntimeError, match=expected):
-        backward_of_loss("cross_entropy_target_backward", target=TARGET)
+        backward_of_loss("cross_entropy_target_backward", target=TARGET, grad_output=grad_output)
+
+
+def test_statistics_that_are_not_contiguous() -> None:
+    """Read with their strides, not as if they had none."""
+    statistics = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    expected = backward_of_loss("cross_entropy_backward", statistics=statistics)
+    strided = backward_of_loss("cross_entropy_backward", statistics=statistics.t().contiguous().t())
+    assert torch.equal(strided, expected)
+
+
+def test_the_gradient_in_forward_is_of_a_loss_that_is_reduced() -> None:
+    given = {"input": X, "target": TARGET, "with_gradient": True, "reduction": 0}
+    given |= dict.fromkeys(("weight", "sample_weight", "normalizer", "dtype"))
+    with pytest.raises(ValueError, match="cross_entropy_forward: expected with_gradient"):
+        ops.cross_entropy_forward(**named("cross_entropy_forward", given))
 
 
 SHAPE = "{}: expected grad_output of shape [2, 3] to match output, got [1, 3]"

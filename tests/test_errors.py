@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -72,6 +73,21 @@ def loss_case(
     return Case(name, call, input, error, f"cross_entropy: {message}", native_raises)
 
 
+def case(function: str, error: type[Exception], message: str, *args: Any, **kwargs: Any) -> Case:
+    """Of what native has not: ``message`` begins with the argument that is wrong."""
+    input = kwargs.pop("input", X)
+
+    def call(module: ModuleType, x: Tensor) -> object:
+        return getattr(module, function)(x, *args, **kwargs)
+
+    expected = f"{function}: expected {message}"
+    return Case(f"{function}, {message[:40]}", call, input, error, expected, native_raises=False)
+
+
+def call_with_dim(name: str, args: tuple[Any, ...], module: ModuleType, x: Tensor) -> object:
+    return getattr(module, name)(x, *args, dim=2)
+
+
 def shape_case(name: str, error: type[Exception], message: str, input: Tensor, *shape: int) -> Case:
     return loss_case(name, error, message, torch.zeros(shape, dtype=torch.int64), input=input)
 
@@ -88,14 +104,19 @@ PROBABILITY = (
 )
 
 LOSS_CASES = [
-    # Native's type is that of whatever it meets first, IndexError or RuntimeError.
     loss_case(
         "0-d input",
-        ValueError,
+        IndexError,
         "expected input of 1 or more dimensions, got a 0-d tensor",
+        torch.tensor([0]),
+        input=X[0, 0],
+    ),
+    loss_case(
+        "0-d input and target",
+        RuntimeError,
+        PROBABILITY.format("Long"),
         torch.tensor(0),
         input=X[0, 0],
-        native_raises=False,
     ),
     loss_case("integer input", NotImplementedError, FLOATING, TARGET, input=INTEGERS),
     shape_case("two targets for one row", ValueError, SHAPE.format("()", "[3]", "[2]"), X[0], 2),
@@ -179,7 +200,133 @@ LOSS_CASES = [
         for value in ("avg", "Mean", "")
     ),
 ]
-CASES = [*softmax_cases("softmax"), *softmax_cases("log_softmax"), *LOSS_CASES]
+
+POSITIVE = "{} to be positive and finite, got {}"
+MASK_DTYPE = "mask of dtype bool, True where an entry takes part, got {}"
+MASK_SHAPE = "mask of a shape that broadcasts to that of input, [2, 3], got {}"
+INDICES = "indices of the shape of input, [2, 3], except along dim 1, got {}"
+INDEX_DTYPE = "indices of dtype int64, int32 or uint8, as class indices, got {}"
+ROWS = "sample_weight of shape [2], one for each row of input [2, 3], got {}"
+NORMALIZER = "normalizer to be a number or a real 0-d tensor, got a tensor of dtype {} and shape {}"
+NO_NORMALIZER = "no normalizer with a reduction that is not 'mean'"
+KL_SHAPE = "target of the shape of input, [2, 3], got {}"
+
+# The arguments, after the input, of every function that takes a temperature.
+TEMPERED = {
+    "softmax": (1,),
+    "log_softmax": (1,),
+    "cross_entropy": (TARGET,),
+    "selective_log_softmax": (TARGET.unsqueeze(1),),
+    "entropy_with_logits": (1,),
+    "softmax_statistics": (TARGET,),
+    "kl_div_with_logits": (X,),
+}
+MASKED = ("softmax", "log_softmax", "entropy_with_logits")
+NOT_POSITIVE = ((0.0, "0"), (-1.5, "-1.5"), (float("inf"), "inf"), (float("nan"), "nan"))
+NOT_REAL_0D = ((torch.ones(1), "Float", "[1]"), (torch.tensor(1j), "ComplexFloat", "[]"))
+
+FAMILY_CASES = [
+    *(
+        case(name, ValueError, POSITIVE.format("temperature", shown), *args, temperature=value)
+        for name, args in TEMPERED.items()
+        for value, shown in NOT_POSITIVE
+    ),
+    *(
+        case(name, RuntimeError, MASK_DTYPE.format(dtype), 1, mask=mask)
+        for name in MASKED
+        for mask, dtype in ((INTEGERS, "Long"), (X, "Float"), (INTEGERS.byte(), "Byte"))
+    ),
+    *(
+        case(name, RuntimeError, MASK_SHAPE.format(list(shape)), 1, mask=torch.ones(shape) > 0)
+        for name in MASKED
+        for shape in ((2,), (3, 3), (1, 2, 3), (2, 6))
+    ),
+    *(
+        case("cross_entropy", ValueError, POSITIVE.format("softcap", shown), TARGET, softcap=value)
+        for value, shown in NOT_POSITIVE
+    ),
+    *(
+        case("cross_entropy", ValueError, "z_loss", TARGET, z_loss=value)
+        for value in (-0.5, float("inf"), float("nan"))
+    ),
+    *(
+        case(
+            "cross_entropy",
+            ValueError,
+            NO_NORMALIZER,
+            target,
+            reduction=reduction,
+            normalizer=given,
+        )
+        for target in (TARGET, PROBABILITIES)
+        for reduction in ("none", "sum")
+        for given in (2.0, torch.tensor(2.0))
+    ),
+    *(
+        case("cross_entropy", ValueError, NORMALIZER.format(dtype, shape), TARGET, normalizer=given)
+        for given, dtype, shape in NOT_REAL_0D
+    ),
+    *(
+        case("cross_entropy", ValueError, ROWS.format(shape), TARGET, sample_weight=given)
+        for given, shape in ((X[0], "[3]"), (X, "[2, 3]"), (X[0, 0], "[]"), (X[:, :1], "[2, 1]"))
+    ),
+    *(
+        case(
+            "cross_entropy",
+            ValueError,
+            f"sample_weight of a floating point dtype, got {dtype}",
+            TARGET,
+            sample_weight=given,
+        )
+        for given, dtype in ((TARGET, "Long"), (TARGET > 0, "Bool"), (TARGET + 0j, "ComplexFloat"))
+    ),
+    case(
+        "cross_entropy",
+        RuntimeError,
+        "sample_weight on device cpu like input, got meta",
+        TARGET,
+        sample_weight=torch.ones(2).to("meta"),
+    ),
+    *(
+        case("selective_log_softmax", RuntimeError, INDICES.format(shape), index)
+        for index, shape in (
+            (TARGET, "[2]"),
+            (INTEGERS[:1], "[1, 3]"),
+            (INTEGERS[None], "[1, 2, 3]"),
+        )
+    ),
+    case("softmax_statistics", RuntimeError, "indices of the shape", torch.tensor([0, 1, 2])),
+    *(
+        case("selective_log_softmax", RuntimeError, INDEX_DTYPE.format(dtype), index)
+        for index, dtype in ((X, "Float"), (X > 0, "Bool"), (INTEGERS.short(), "Short"))
+    ),
+    case("softmax_statistics", RuntimeError, INDEX_DTYPE.format("Float"), TARGET.float()),
+    *(
+        case("kl_div_with_logits", ValueError, KL_SHAPE.format(list(given.shape)), given)
+        for given in (X[:1], X[0], X[:, :1], X[None])
+    ),
+    case("kl_div_with_logits", ValueError, "reduction", X, reduction="avg"),
+    case("kl_div_with_logits", NotImplementedError, "target of dtype float16", INTEGERS),
+    *(
+        case(name, NotImplementedError, "input of dtype float16", *TEMPERED[name], input=INTEGERS)
+        for name in TEMPERED
+        if name not in ("softmax", "log_softmax", "cross_entropy")
+    ),
+    *(
+        Case(f"{name} dim", partial(call_with_dim, name, args), X, IndexError, DIM.format(2), False)
+        for name, args in (
+            ("entropy_with_logits", ()),
+            ("selective_log_softmax", (TARGET.unsqueeze(1),)),
+            ("softmax_statistics", (TARGET,)),
+        )
+    ),
+]
+CASES = [
+    *softmax_cases("softmax"),
+    *softmax_cases("log_softmax"),
+    *LOSS_CASES,
+    *FAMILY_CASES,
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

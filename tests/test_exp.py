@@ -15,6 +15,8 @@ from torch import Tensor
 
 import torchsoftmax  # noqa: F401  (loads the operators)
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def bits_of(value: float) -> int:
     """As an int32. From -0.0 on, the next larger integer is the next smaller float."""
@@ -34,15 +36,6 @@ EXPONENT = 0x7FF0000000000000  # the bits of a float64 that are the power of two
 # correctly rounded result). The polynomial itself adds 2.0e-9 / 2^-24 = 0.03 units; the rest are
 # roundings of the reduced argument and of Horner's last steps. DEFAULT is the C library's expf.
 LARGEST_ERROR = {"AVX512": 1.07, "AVX2": 1.07, "DEFAULT": 0.51}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Chunks are small: threads would wait for each other more than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def exponentials(first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:

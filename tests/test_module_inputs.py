@@ -21,6 +21,8 @@ from torch.testing._internal.common_modules import (
 
 import torchsoftmax
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OURS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Softmax: torchsoftmax.Softmax,
     nn.LogSoftmax: torchsoftmax.LogSoftmax,
@@ -31,15 +33,6 @@ FOUND = [info for info in module_db if info.module_cls in OURS]
 every_module = pytest.mark.parametrize("info", FOUND, ids=lambda info: info.module_cls.__name__)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 every_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors are small: threads would wait for each other more than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def inputs(info: ModuleInfo, dtype: torch.dtype, training: bool = True) -> Iterator[ModuleInput]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import torchsoftmax
 from benchmarks import readme
@@ -72,7 +73,8 @@ for op in OPERATORS:
             ours = value_and_gradients(op.ours, sample)
             exact = value_and_gradients(op.native, widened(sample))
             for mine, true in zip(ours, exact, strict=True):
-                assert_near(mine, true, dtype, sample.name)
+                # The composite rounds logits / temperature, which are up to 30.
+                assert_near(mine, true, dtype, sample.name, max(op.inner, 16.0))
 print('composite')
 """
 
@@ -120,8 +122,9 @@ def test_typed() -> None:
     }
     assert declared == actual
     for function in PUBLIC:
-        target = function.forward if inspect.isclass(function) else function
-        assert "return" in target.__annotations__, function
+        target = getattr(function, "forward", function)
+        annotated = getattr(target, "_fields", ["return"])  # the fields of a NamedTuple
+        assert set(annotated) <= set(target.__annotations__), function
 
 
 def test_every_public_name_is_at_top_level() -> None:
@@ -141,9 +144,11 @@ def test_examples_in_docstrings(module: object) -> None:
 def test_signatures_extend_natives() -> None:
     """Every argument of native's function has its default here; legacy arguments aside."""
     legacy = {"size_average", "reduce", "_stacklevel"}
-    for name in torchsoftmax.functional.__all__:
+    shared = [name for name in torchsoftmax.functional.__all__ if hasattr(F, name)]
+    assert {"softmax", "log_softmax", "cross_entropy"} <= set(shared)
+    for name in shared:
         ours = inspect.signature(getattr(torchsoftmax, name)).parameters
-        native = inspect.signature(getattr(torch.nn.functional, name)).parameters
+        native = inspect.signature(getattr(F, name)).parameters
         for argument in native.keys() - legacy:
             assert argument in ours, f"{name}: {argument}"
             if argument != "dim":  # required here: native warns where it is left out

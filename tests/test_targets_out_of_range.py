@@ -113,11 +113,9 @@ def test_backward_with_another_target(
     layout: str, dtype: torch.dtype, bad: int, position: int, label_smoothing: float
 ) -> None:
     x = LAYOUTS[layout]
-    options = (1, 1, label_smoothing)
+    options = (1, 1, label_smoothing)  # reduction, ignore_index
     good = targets(layout, dtype, position, bad=0, ignore_index=1)
-    _, statistics, normalizer = ops.cross_entropy_forward(x, good, None, None, *options)
+    _, *saved, _ = ops.cross_entropy_forward(x, good, None, None, None, None, False, *options)
     target = targets(layout, dtype, position, bad, ignore_index=1)
     with pytest.raises(IndexError, match=out_of_bounds(bad, 1)):
-        ops.cross_entropy_backward(
-            torch.ones(()), x, target, None, statistics, normalizer, *options
-        )
+        ops.cross_entropy_backward(x, target, None, None, torch.ones(()), *saved, *options)

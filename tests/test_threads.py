@@ -8,7 +8,14 @@ from functools import partial
 
 import pytest
 import torch
-from cases import DTYPES, class_indices, class_probabilities, class_weights, logits
+from cases import (
+    DTYPES,
+    class_indices,
+    class_probabilities,
+    class_weights,
+    logits,
+    random_mask,
+)
 from torch import Tensor
 
 import torchsoftmax
@@ -90,6 +97,68 @@ def test_cross_entropy_of_class_probabilities(
         partial(torchsoftmax.cross_entropy, reduction=reduction, label_smoothing=0.1),
         (logits(*shape, dtype=dtype), class_probabilities(*shape, dtype=dtype)),
     )
+
+
+def family(shape: tuple[int, ...], dim: int) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The other functions, each with everything that it takes, of logits of this shape."""
+    mask = random_mask(*shape)
+    index = class_indices(*(3 if d == dim else size for d, size in enumerate(shape)), classes=3)
+    other = logits(*shape, dtype=torch.float32, seed=6)
+    selective = partial(torchsoftmax.selective_log_softmax, index=index, dim=dim)
+
+    def statistics(x: Tensor) -> Tensor:
+        found = torchsoftmax.softmax_statistics(x, index.select(dim, 0), dim)
+        return torch.stack(found[:3]) + found.argmax
+
+    return {
+        "softmax": partial(torchsoftmax.softmax, dim=dim, mask=mask, temperature=0.7),
+        "log_softmax": partial(torchsoftmax.log_softmax, dim=dim, mask=mask, temperature=0.7),
+        "entropy": partial(torchsoftmax.entropy_with_logits, dim=dim, mask=mask, temperature=0.7),
+        "selective_log_softmax": partial(selective, temperature=0.7),
+        "softmax_statistics": statistics,
+        **{
+            f"kl, {reduction}": lambda x, reduction=reduction: torchsoftmax.kl_div_with_logits(
+                x, other.to(x.dtype), reduction=reduction
+            )
+            for reduction in ("none", "mean", "sum", "batchmean")
+        },
+    }
+
+
+@pytest.mark.parametrize("name", family((3, 3), 1))
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_family(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    assert_independent_of_threads(
+        family(shape, SHAPES[shape])[name], (logits(*shape, dtype=dtype),)
+    )
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("shape", LOSS_SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_cross_entropy_with_everything(
+    shape: tuple[int, ...], reduction: str, probabilities: bool, dtype: torch.dtype
+) -> None:
+    rows = (shape[0], *shape[2:])
+    indices = class_indices(*rows, classes=shape[1], ignore_index=-100)
+    options = {"temperature": 0.7, "softcap": 5.0, "z_loss": 0.01, "label_smoothing": 0.1}
+    options["sample_weight"] = logits(*rows, dtype=torch.float32, seed=5).abs()
+    options["weight"] = class_weights(shape[1], dtype)
+
+    def loss(x: Tensor, *target: Tensor, inplace: bool = False) -> Tensor:
+        x = x * 1 if inplace else x
+        given = target[0] if probabilities else indices
+        return torchsoftmax.cross_entropy(
+            x, given, reduction=reduction, inplace_backward=inplace, **options
+        )
+
+    inputs = [logits(*shape, dtype=dtype)]
+    if probabilities:
+        inputs.append(class_probabilities(*shape, dtype=dtype))
+    for inplace in (False, True):
+        assert_independent_of_threads(partial(loss, inplace=inplace), tuple(inputs))
 
 
 def test_two_python_threads_at_once() -> None:

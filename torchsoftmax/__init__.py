@@ -1,4 +1,4 @@
-"""Fused softmax, log-softmax and cross-entropy for PyTorch.
+"""Fused softmax, log-softmax, cross-entropy and their family for PyTorch.
 
 Every name of :mod:`torchsoftmax.functional` and :mod:`torchsoftmax.nn` is here too.
 """
@@ -8,18 +8,38 @@ from torchsoftmax._load import load
 load()
 
 from torchsoftmax import functional, nn  # noqa: E402
-from torchsoftmax.functional import cross_entropy, log_softmax, softmax  # noqa: E402
-from torchsoftmax.nn import CrossEntropyLoss, LogSoftmax, Softmax  # noqa: E402
+from torchsoftmax.functional import (  # noqa: E402
+    SoftmaxStatistics,
+    cross_entropy,
+    entropy_with_logits,
+    kl_div_with_logits,
+    log_softmax,
+    selective_log_softmax,
+    softmax,
+    softmax_statistics,
+)
+from torchsoftmax.nn import (  # noqa: E402
+    CrossEntropyLoss,
+    KLDivWithLogitsLoss,
+    LogSoftmax,
+    Softmax,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CrossEntropyLoss",
+    "KLDivWithLogitsLoss",
     "LogSoftmax",
     "Softmax",
+    "SoftmaxStatistics",
     "cross_entropy",
+    "entropy_with_logits",
     "functional",
+    "kl_div_with_logits",
     "log_softmax",
     "nn",
+    "selective_log_softmax",
     "softmax",
+    "softmax_statistics",
 ]

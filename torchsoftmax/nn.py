@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchsoftmax import functional as F
 
-__all__ = ["CrossEntropyLoss", "LogSoftmax", "Softmax"]
+__all__ = ["CrossEntropyLoss", "KLDivWithLogitsLoss", "LogSoftmax", "Softmax"]
 
 
 def _implicit_dim(name: str, ndim: int) -> int:
@@ -47,7 +47,8 @@ class LogSoftmax(torch.nn.LogSoftmax):
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     """:func:`torchsoftmax.cross_entropy` as a module. See :class:`torch.nn.CrossEntropyLoss`.
 
-    ``weight`` is a buffer, as it is there.
+    ``weight`` is a buffer, as it is there. The extensions of the function are keyword arguments;
+    those that differ from call to call, ``sample_weight`` and ``normalizer``, are of the call.
 
     Example:
         >>> loss = torchsoftmax.CrossEntropyLoss(label_smoothing=0.1)
@@ -55,7 +56,34 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         tensor(1.3863)
     """
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        *,
+        temperature: float = 1.0,
+        softcap: float | None = None,
+        z_loss: float = 0.0,
+        inplace_backward: bool = False,
+    ) -> None:
+        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+        self.temperature = temperature
+        self.softcap = softcap
+        self.z_loss = z_loss
+        self.inplace_backward = inplace_backward
+
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        *,
+        sample_weight: Tensor | None = None,
+        normalizer: Tensor | float | None = None,
+    ) -> Tensor:
         return F.cross_entropy(
             input,
             target,
@@ -63,4 +91,33 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
+            temperature=self.temperature,
+            softcap=self.softcap,
+            z_loss=self.z_loss,
+            sample_weight=sample_weight,
+            normalizer=normalizer,
+            inplace_backward=self.inplace_backward,
+        )
+
+
+class KLDivWithLogitsLoss(torch.nn.Module):
+    """:func:`torchsoftmax.kl_div_with_logits` as a module: the loss of knowledge distillation.
+
+    Example:
+        >>> loss = torchsoftmax.KLDivWithLogitsLoss(temperature=2.0)
+        >>> loss(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]]))
+        tensor(0.4438)
+    """
+
+    def __init__(self, reduction: str = "batchmean", *, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.reduction = reduction
+        self.temperature = temperature
+
+    def extra_repr(self) -> str:
+        return f"reduction={self.reduction!r}, temperature={self.temperature}"
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return F.kl_div_with_logits(
+            input, target, temperature=self.temperature, reduction=self.reduction
         )

@@ -1,6 +1,7 @@
 #pragma once
 // Sums in float64 over blocks of a fixed size, so that the result does not depend on the number of
-// threads (at::sum splits its input by that number).
+// threads (at::sum splits its input by that number). Within a block and over the blocks, pairs are
+// added: the rounding error grows with the logarithm of the size.
 
 #include <ATen/Parallel.h>
 
@@ -8,24 +9,34 @@
 
 namespace torchsoftmax::cpu {
 
+/// The sum of term(begin) to term(end - 1), as a balanced tree above runs of eight.
+template <typename Term>
+double pairwise_sum(int64_t begin, int64_t end, const Term& term) {
+  if (end - begin > 8) {
+    const int64_t middle = begin + (end - begin) / 2;
+    return pairwise_sum(begin, middle, term) + pairwise_sum(middle, end, term);
+  }
+  double sum = 0;
+  for (int64_t i = begin; i < end; ++i) {
+    sum += static_cast<double>(term(i));
+  }
+  return sum;
+}
+
 template <typename Term>
 double deterministic_sum_of(int64_t size, Term&& term) {
   constexpr int64_t kBlock = 4096;
+  if (size <= kBlock) {
+    return pairwise_sum(0, size, term);
+  }
   const int64_t blocks = (size + kBlock - 1) / kBlock;
-  std::vector<double> partial(static_cast<size_t>(blocks), 0.0);
+  std::vector<double> partial(static_cast<size_t>(blocks));
   at::parallel_for(0, blocks, 4, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
-      const int64_t last = std::min(size, (block + 1) * kBlock);
-      for (int64_t i = block * kBlock; i < last; ++i) {
-        partial[block] += static_cast<double>(term(i));
-      }
+      partial[block] = pairwise_sum(block * kBlock, std::min(size, (block + 1) * kBlock), term);
     }
   });
-  double sum = 0;
-  for (const double each : partial) {
-    sum += each;
-  }
-  return sum;
+  return pairwise_sum(0, blocks, [&](int64_t block) { return partial[block]; });
 }
 
 template <typename scalar_t>

@@ -6,29 +6,27 @@
 #include <atomic>
 #include <limits>
 
+#include "../checks.h"
 #include "rows.h"
 
 namespace torchsoftmax::cpu {
 
-template <typename acc_t>
-struct RowTarget;
-
-/// The first row whose target is out of range. Kernels skip such rows; it is raised after the loop,
-/// so the message does not depend on the number of threads.
-class BadTarget {
+/// The first index that is out of range. Kernels skip such rows; it is raised after the loop, so
+/// the message does not depend on the number of threads.
+class BadIndex {
  public:
-  void found(int64_t row) {
+  void found(int64_t position) {
     int64_t first = first_.load(std::memory_order_relaxed);
-    while (row < first && !first_.compare_exchange_weak(first, row, std::memory_order_relaxed)) {
+    while (position < first &&
+           !first_.compare_exchange_weak(first, position, std::memory_order_relaxed)) {
     }
   }
 
-  template <typename acc_t>
-  void raise(const RowTarget<acc_t>& target) const {
-    const int64_t row = first_.load(std::memory_order_relaxed);
-    TORCH_CHECK_INDEX(row == kNone, "cross_entropy: Target ", row == kNone ? 0 : target.index[row],
-                      " is out of bounds: expected 0 <= target < ", target.classes,
-                      " or ignore_index (", target.ignore_index, ")");
+  void raise(const char* name, const int64_t* index, int64_t classes,
+             std::optional<int64_t> ignore_index) const {
+    const int64_t position = first_.load(std::memory_order_relaxed);
+    TORCH_CHECK_INDEX(position == kNone,
+                      checks::out_of_range(name, index[position], classes, ignore_index));
   }
 
  private:
@@ -42,7 +40,7 @@ struct RowTarget {
   const acc_t* weight = nullptr;
   int64_t ignore_index = 0;
   int64_t classes = 0;
-  BadTarget* bad = nullptr;
+  BadIndex* bad = nullptr;
 
   /// Whether the row takes part; only then may memory be read with its index.
   bool valid(int64_t row) const {
@@ -73,15 +71,6 @@ struct RowTarget {
   }
 
   acc_t weight_of(int64_t row) const { return weight == nullptr ? acc_t(1) : weight[index[row]]; }
-};
-
-/// d loss / d row: one for each row, or the same for all.
-template <typename acc_t>
-struct RowGradient {
-  const acc_t* rows = nullptr;
-  acc_t all = 0;
-
-  acc_t of(int64_t row) const { return rows == nullptr ? all : rows[row]; }
 };
 
 }  // namespace torchsoftmax::cpu

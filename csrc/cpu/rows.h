@@ -105,6 +105,29 @@ class Walk {
     return values[kAlong ? 0 : row];
   }
 
+  /// One value per row of the range as a vector, shaped like a statistic: value(row, lane).
+  template <typename Value>
+  V per_row(RowRange rows, Value&& value) const {
+    if constexpr (kAlong) {
+      return V(value(rows.first, 0));
+    } else {
+      std::array<acc_t, kLanes<acc_t>> lanes{};
+      for (int64_t lane = 0; lane < rows.count; ++lane) {
+        lanes[lane] = value(rows.first + lane, lane);
+      }
+      return V::loadu(lanes.data());
+    }
+  }
+
+  /// Whether a statistic of one of the rows is nan.
+  bool any_nan(const V& statistic, RowRange rows) const {
+    bool any = false;
+    for (int64_t row = 0; row < rows.count; ++row) {
+      any = any || std::isnan(lane(statistic, row));
+    }
+    return any;
+  }
+
   /// One element: class `c` of a row of the range.
   template <typename scalar_t>
   scalar_t& at(const View<scalar_t, acc_t>& view, int64_t c, int64_t row) const {

@@ -3,21 +3,36 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
+#include <c10/core/ScalarTypeToTypeMeta.h>
 
 #include "row_tensor.h"
 
 namespace torchsoftmax::cpu {
 
+/// `tensor` as contiguous values of that type: itself, or a copy.
+template <typename value_t>
+at::Tensor dense(const at::Tensor& tensor) {
+  constexpr auto dtype = c10::CppTypeToScalarType<value_t>::value;
+  if (tensor.scalar_type() == dtype && tensor.is_contiguous()) {
+    return tensor;
+  }
+  return tensor.to(dtype).contiguous();
+}
+
+/// The rows along `dim` of a tensor of that shape and those strides, at `data`.
+template <typename scalar_t>
+RowTensor<scalar_t> rows_of(const at::Tensor& tensor, int64_t dim, scalar_t* data) {
+  return make_rows(data, tensor.sizes(), tensor.strides(), dim);
+}
+
 /// The rows of `tensor` along `dim`. `scalar_t` is const for a tensor that is only read.
 template <typename scalar_t>
 RowTensor<scalar_t> rows_of(const at::Tensor& tensor, int64_t dim) {
-  scalar_t* data;
   if constexpr (std::is_const_v<scalar_t>) {
-    data = tensor.const_data_ptr<std::remove_const_t<scalar_t>>();
+    return rows_of<scalar_t>(tensor, dim, tensor.const_data_ptr<std::remove_const_t<scalar_t>>());
   } else {
-    data = tensor.mutable_data_ptr<scalar_t>();
+    return rows_of<scalar_t>(tensor, dim, tensor.mutable_data_ptr<scalar_t>());
   }
-  return make_rows(data, tensor.sizes(), tensor.strides(), dim);
 }
 
 /// `operand`, or a copy of it with class stride 1 where only `operand` stands in the way of working

@@ -32,6 +32,12 @@ template <typename acc_t, typename scalar_t, typename Lanes>
 inline Vec<acc_t> load(const scalar_t* data, Lanes lanes) {
   if constexpr (std::is_same_v<scalar_t, acc_t>) {
     return Vec<acc_t>::loadu(data, lanes);
+  } else if constexpr (std::is_same_v<scalar_t, bool>) {  // 1 or 0
+    alignas(64) std::array<acc_t, kLanes<acc_t>> values{};
+    for (int64_t lane = 0; lane < static_cast<int64_t>(lanes); ++lane) {
+      values[lane] = static_cast<acc_t>(data[lane]);
+    }
+    return Vec<acc_t>::loadu(values.data());
   } else {
     if constexpr (std::is_same_v<Lanes, AllLanes<acc_t>>) {
       Vec<acc_t> value;

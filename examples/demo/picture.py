@@ -8,13 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from examples.demo.training import Comparison
+from examples.picture import DARK, NOTE, PALE, RED, tidy
 
-REFERENCE = {"color": "#9ecae1", "linewidth": 6, "solid_capstyle": "round"}
+REFERENCE = {"color": PALE, "linewidth": 6, "solid_capstyle": "round"}
 OTHERS = (
-    {"color": "#b30000", "linewidth": 1.6, "linestyle": (0, (4, 2))},
-    {"color": "#222222", "linewidth": 1.6, "linestyle": (0, (1, 2))},
+    {"color": RED, "linewidth": 1.6, "linestyle": (0, (4, 2))},
+    {"color": DARK, "linewidth": 1.6, "linestyle": (0, (1, 2))},
 )
-NOTE = {"color": "#555555", "textcoords": "offset points", "va": "bottom", "fontsize": 9}
 
 
 def save_picture(comparisons: Sequence[Comparison], path: Path) -> None:
@@ -46,5 +46,4 @@ def _draw(comparison: Comparison, curves: Axes, differences: Axes) -> None:
     curves.set_title(comparison.task.name)
     curves.legend(frameon=False)
     for axis in (curves, differences):
-        axis.grid(color="#e0e0e0")
-        axis.spines[["top", "right"]].set_visible(False)
+        tidy(axis)

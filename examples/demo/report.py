@@ -1,16 +1,13 @@
 """The table of results, and the same figures as JSON."""
 
 import json
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
-import torchsoftmax
 from examples.demo.training import Comparison, Run
+from examples.report import machine, machine_line, table
 
+PACKAGES = ("torch", "tokenizers", "scikit-learn")
 HEADER = (
     "task",
     "loss function",
@@ -45,41 +42,12 @@ def figures(comparison: Comparison, run: Run) -> dict[str, float | str]:
     }
 
 
-def machine() -> dict[str, str | int]:
-    """What the figures depend on besides the code."""
-    return {
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "torchsoftmax": torchsoftmax.__version__,
-        **{name: version(name) for name in ("torch", "tokenizers", "scikit-learn")},
-    }
-
-
-def _processor() -> str:
-    """The processor's name, which `platform` does not know on Linux."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def markdown(comparisons: Sequence[Comparison]) -> str:
     """The table, what its columns mean, the tasks, and the machine."""
     rows = [HEADER, *(row for comparison in comparisons for row in _rows(comparison))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    lines += ["", LEGEND]
+    lines = [table(rows), "", LEGEND]
     lines += [f"- {item.task.name}: {item.task.description}" for item in comparisons]
-    lines.append("- machine: " + ", ".join(f"{key} {value}" for key, value in machine().items()))
+    lines.append("- " + machine_line(*PACKAGES))
     return "\n".join(lines) + "\n"
 
 
@@ -125,5 +93,5 @@ def save_figures(comparisons: Sequence[Comparison], path: Path) -> None:
         }
         for comparison in comparisons
     }
-    document = {"machine": machine(), "tasks": tasks}
+    document = {"machine": machine(*PACKAGES), "tasks": tasks}
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,209 @@
+// Derivatives of cross_entropy.
+//
+// Where the loss is reduced, the upstream gradient is one number for all rows: forward computes the
+// gradient of the input with the loss, in one pass over the logits, and backward scales it. Where
+// it is not reduced, where the input is float16 (a gradient before the loss scale is applied may
+// underflow), and where the gradient is to overwrite the input, backward computes it from the
+// statistics of the rows.
+
+#include <ATen/MemoryOverlap.h>
+#include <ATen/ops/mul.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/csrc/autograd/engine.h>
+#include <torch/library.h>
+
+#include "../checks.h"
+#include "../composite/composite.h"
+#include "gate.h"
+
+namespace torchsoftmax {
+namespace {
+
+using Backward = Tensor(const CrossEntropyArgs&, const Tensor&, const Tensor&, const Tensor&);
+
+template <Backward* kKernel, Backward* kComposite>
+Tensor backward_gate(const CrossEntropyArgs& args, const Tensor& grad_output,
+                     const Tensor& statistics, const Tensor& normalizer) {
+  if (needs_composite(grad_output, args.input, args.target, args.weight, args.sample_weight,
+                      normalizer) ||
+      needs_gradient(grad_output, args.input, args.target, args.weight, args.sample_weight,
+                     normalizer)) {
+    return kComposite(args, grad_output, statistics, normalizer);
+  }
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return kKernel(args, grad_output, statistics, normalizer);
+}
+
+constexpr Backward* kBackward =
+    &backward_gate<&ops::cross_entropy_backward, &composite::cross_entropy_backward>;
+constexpr Backward* kTargetBackward =
+    &backward_gate<&ops::cross_entropy_target_backward, &composite::cross_entropy_target_backward>;
+
+/// Whether the tensor is memory of this process that may be read and written here and now: not one
+/// that stands for another, as in tracing.
+bool is_plain(const Tensor& tensor) {
+  constexpr c10::DispatchKeySet wrappers(
+      {c10::DispatchKey::Python, c10::DispatchKey::Functionalize,
+       c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper,
+       c10::DispatchKey::ZeroTensor, c10::DispatchKey::Negative});
+  return tensor.device().is_cpu() && tensor.layout() == at::kStrided && tensor.has_storage() &&
+         !tensor.key_set().has_any(wrappers) && !c10::impl::TorchDispatchModeTLS::any_modes_set();
+}
+
+bool is_one(const Tensor& number) {
+  switch (number.scalar_type()) {
+    case at::kFloat:
+      return *number.const_data_ptr<float>() == 1;
+    case at::kDouble:
+      return *number.const_data_ptr<double>() == 1;
+    case at::kBFloat16:
+      return *number.const_data_ptr<at::BFloat16>() == 1;
+    default:
+      return false;
+  }
+}
+
+/// The gradient that forward left, times the upstream one: in its own memory where nobody else
+/// refers to it and backward will not come again.
+Tensor scaled(Tensor gradient, const Tensor& grad_output) {
+  const at::AutoDispatchBelowAutograd below;
+  if (!is_plain(grad_output)) {
+    return at::mul(gradient, grad_output);
+  }
+  if (is_one(grad_output)) {
+    return gradient;
+  }
+  constexpr size_t kOwners = 3;  // the saved variable, the list of them, and `gradient`
+  const bool shared =
+      gradient.use_count() > kOwners || torch::autograd::get_current_graph_task_keep_graph();
+  return shared ? at::mul(gradient, grad_output) : gradient.mul_(grad_output);
+}
+
+c10::IValue pack(const CrossEntropyArgs& args, bool inplace) {
+  return c10::ivalue::Tuple::create(std::vector<c10::IValue>{args.reduction, args.ignore_index,
+                                                             args.label_smoothing, args.temperature,
+                                                             args.softcap, args.z_loss, inplace});
+}
+
+struct CrossEntropyFunction : Function<CrossEntropyFunction> {
+  static constexpr bool is_traceable = true;
+
+  static Tensor forward(AutogradContext* ctx, const Tensor& input, const Tensor& target,
+                        const CrossEntropyArgs& args, const OptionalTensor& given_normalizer,
+                        Dtype dtype, bool inplace) {
+    const bool with_gradient = input.requires_grad() && args.reduction != checks::kNone &&
+                               !inplace && input.scalar_type() != at::kHalf;
+    const at::AutoDispatchBelowADInplaceOrView below;
+    auto [loss, statistics, normalizer, gradient] =
+        ops::cross_entropy_forward(args, given_normalizer, dtype, with_gradient);
+    ctx->save_for_backward({input, target, args.weight, args.sample_weight, statistics, normalizer,
+                            with_gradient ? gradient : Tensor()});
+    ctx->saved_data["options"] = pack(args, inplace);
+    return loss;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    auto saved = ctx->get_saved_variables();
+    const auto options = ctx->saved_data["options"].toTupleRef().elements().asArrayRef();
+    const CrossEntropyArgs args{saved[0],
+                                saved[1],
+                                saved[2],
+                                saved[3],
+                                options[0].toInt(),
+                                options[1].toInt(),
+                                options[2].toDouble(),
+                                options[3].toDouble(),
+                                options[4].toDouble(),
+                                options[5].toDouble()};
+    const Tensor &statistics = saved[4], &normalizer = saved[5];
+    variable_list result(6);
+    if (ctx->needs_input_grad(1)) {  // first, for it reads the input
+      result[1] = kTargetBackward(args, grads[0], statistics, normalizer);
+    }
+    if (ctx->needs_input_grad(0)) {
+      const bool once = !at::GradMode::is_enabled();  // the gradient is not differentiated again
+      if (once && saved[6].defined()) {
+        result[0] = scaled(std::move(saved[6]), grads[0]);
+      } else if (once && options[6].toBool() && is_plain(args.input) && is_plain(grads[0])) {
+        result[0] = over_input(args, grads[0], statistics, normalizer);
+      } else {
+        result[0] = kBackward(args, grads[0], statistics, normalizer);
+      }
+    }
+    return result;
+  }
+
+  /// The gradient in the memory of the input, whose version is bumped: PyTorch then refuses another
+  /// use of the old values.
+  static Tensor over_input(const CrossEntropyArgs& args, const Tensor& grad_output,
+                           const Tensor& statistics, const Tensor& normalizer) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    ops::cross_entropy_backward_(args, grad_output, statistics, normalizer);
+    torch::autograd::impl::bump_version(args.input);
+    return args.input.detach();
+  }
+};
+
+Tensor cross_entropy(const CrossEntropyArgs& given, const OptionalTensor& normalizer, Dtype dtype,
+                     bool inplace_backward) {
+  const auto composite = [&] {
+    return composite::cross_entropy(given, normalizer, dtype, inplace_backward);
+  };
+  if (needs_gradient(given.weight)) {
+    TORCH_CHECK(checks::has_class_probabilities(given.input, given.target),
+                "cross_entropy: expected a weight that needs no gradient with class-index targets, "
+                "got one that requires grad");
+    return composite();
+  }
+  if (needs_gradient(given.sample_weight, normalizer) ||
+      needs_composite(given.input, given.target, given.weight, given.sample_weight, normalizer)) {
+    return composite();
+  }
+  if (needs_gradient(given.input, given.target)) {
+    const CrossEntropyArgs args = composite::promote(given, dtype);
+    const bool inplace = inplace_backward && needs_gradient(args.input);
+    if (inplace) {  // what PyTorch asks of every operator that writes to its input
+      torch::autograd::check_inplace(args.input, /*requires_grad=*/true);
+      at::assert_no_internal_overlap(args.input);
+    }
+    return CrossEntropyFunction::apply(args.input, args.target, args, normalizer, dtype, inplace);
+  }
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return ops::cross_entropy(given, normalizer, dtype, inplace_backward);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyArgs& args,
+                                                                 const OptionalTensor& normalizer,
+                                                                 Dtype dtype, bool with_gradient) {
+  if (needs_composite(args.input, args.target, args.weight, args.sample_weight, normalizer) ||
+      needs_gradient(args.input, args.target, args.weight, args.sample_weight, normalizer)) {
+    return composite::cross_entropy_forward(args, normalizer, dtype, with_gradient);
+  }
+  const at::AutoDispatchBelowADInplaceOrView below;
+  auto result = ops::cross_entropy_forward(args, normalizer, dtype, with_gradient);
+  return {result.loss, result.statistics, result.normalizer, result.gradient};
+}
+
+void cross_entropy_backward_(const CrossEntropyArgs& args, const Tensor& grad_output,
+                             const Tensor& statistics, const Tensor& normalizer) {
+  TORCH_CHECK(
+      !needs_gradient(args.input, args.target, args.weight, args.sample_weight, grad_output),
+      "cross_entropy_backward_: expected arguments that need no gradient: what it overwrites "
+      "cannot be differentiated");
+  const at::AutoDispatchBelowADInplaceOrView below;
+  ops::cross_entropy_backward_(args, grad_output, statistics, normalizer);
+  torch::autograd::impl::bump_version(args.input);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(torchsoftmax, Autograd, m) {
+  m.impl("cross_entropy", &OfCrossEntropy<&cross_entropy>::call);
+  m.impl("cross_entropy_forward", &OfCrossEntropy<&cross_entropy_forward>::call);
+  m.impl("cross_entropy_backward", &OfCrossEntropy<kBackward>::call);
+  m.impl("cross_entropy_backward_", &OfCrossEntropy<&cross_entropy_backward_>::call);
+  m.impl("cross_entropy_target_backward", &OfCrossEntropy<kTargetBackward>::call);
+}
+
+}  // namespace torchsoftmax

@@ -1,0 +1,72 @@
+#pragma once
+// Each operator's definition in plain differentiable ATen. It serves devices without kernels of
+// ours, double backward, forward-mode AD and torch.func, and is what the tests compare with.
+//
+// Backward definitions are functions of the inputs: they do not use the statistics of forward, so
+// that they can be differentiated.
+
+#include <ATen/OpMathType.h>
+
+#include "../ops.h"
+
+namespace torchsoftmax::composite {
+
+inline at::ScalarType accumulation_type(const Tensor& tensor) {
+  return at::toOpMathType(tensor.scalar_type());
+}
+
+/// Logits over temperature, -inf where `mask` is false; 0 in rows where nothing takes part.
+struct MaskedLogits {
+  Tensor logits;
+  Tensor takes_part;  // of the shape of the logits, or undefined
+
+  MaskedLogits(const Tensor& input, int64_t dim, double temperature, const OptionalTensor& mask);
+
+  /// `values`, or `otherwise` where an entry takes no part.
+  Tensor where_part(const Tensor& values, double otherwise) const;
+};
+
+Tensor softmax(const Tensor& input, int64_t dim, Dtype dtype, double temperature,
+               const OptionalTensor& mask);
+Tensor softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t dim,
+                        double temperature, const OptionalTensor& mask);
+Tensor log_softmax(const Tensor& input, int64_t dim, Dtype dtype, double temperature,
+                   const OptionalTensor& mask);
+Tensor log_softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t dim,
+                            double temperature, const OptionalTensor& mask);
+
+Tensor cross_entropy(const CrossEntropyArgs& args, const OptionalTensor& normalizer, Dtype dtype,
+                     bool inplace_backward);
+std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyArgs& args,
+                                                                 const OptionalTensor& normalizer,
+                                                                 Dtype dtype, bool with_gradient);
+Tensor cross_entropy_backward(const CrossEntropyArgs& args, const Tensor& grad_output,
+                              const Tensor& statistics, const Tensor& normalizer);
+Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor& grad_output,
+                                     const Tensor& statistics, const Tensor& normalizer);
+
+/// cross_entropy's arguments in the dtypes that its kernels take, by PyTorch's type promotion.
+/// `dtype` is the loss's and may be set.
+CrossEntropyArgs promote(const CrossEntropyArgs& args, Dtype& dtype);
+
+ops::Statistics softmax_statistics(const Tensor& input, const OptionalTensor& index,
+                                   const OptionalTensor& mask, int64_t dim, double temperature,
+                                   bool with_argmax);
+Tensor softmax_statistics_backward(const Tensor& grad_log_prob, const Tensor& grad_lse,
+                                   const Tensor& grad_entropy, const Tensor& input,
+                                   const OptionalTensor& index, const OptionalTensor& mask,
+                                   const Tensor& statistics, int64_t dim, double temperature);
+
+Tensor kl_div_with_logits(const Tensor& input, const Tensor& target, Dtype dtype, int64_t reduction,
+                          double temperature);
+std::tuple<Tensor, Tensor> kl_div_with_logits_forward(const Tensor& input, const Tensor& target,
+                                                      Dtype dtype, int64_t reduction,
+                                                      double temperature);
+Tensor kl_div_with_logits_backward(const Tensor& grad_output, const Tensor& input,
+                                   const Tensor& target, const Tensor& statistics,
+                                   int64_t reduction, double temperature);
+Tensor kl_div_with_logits_target_backward(const Tensor& grad_output, const Tensor& input,
+                                          const Tensor& target, const Tensor& statistics,
+                                          int64_t reduction, double temperature);
+
+}  // namespace torchsoftmax::composite

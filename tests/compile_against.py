@@ -1,0 +1,132 @@
+"""Compiles the C++ sources against the headers of other torch releases, without installing them.
+
+``python tests/compile_against.py 2.11.0 2.14.1`` takes the headers out of each release's wheel,
+which pip downloads once (hundreds of MB, deleted afterwards), and checks every extension of
+setup.py with its own flags. Left out, the releases are the first of each minor release of the range
+that pyproject.toml declares. Only syntax and types are checked: nothing is linked or run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import runpy
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest import mock
+
+from setuptools import Extension
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[1]
+VERSION, BUILDER = "torch/version.py", "torch/utils/cpp_extension.py"
+
+
+def declared_releases(source: Path) -> list[str]:
+    """The first release of each minor release in the range of pyproject.toml."""
+    project = (source / "pyproject.toml").read_text()
+    ranges = set(re.findall(r"torch>=2\.(\d+),<2\.(\d+)", project))
+    if len(ranges) != 1:
+        raise SystemExit(f"pyproject.toml: expected one range torch>=2.A,<2.B, got {ranges}")
+    [(first, end)] = ranges
+    return [f"2.{minor}.0" for minor in range(int(first), int(end))]
+
+
+def headers(release: str, cache: Path) -> Path | None:
+    """The folder with the release's headers; None where pip, which says why, gives no wheel."""
+    folder = cache / release
+    if folder.exists():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as temporary:
+        download = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+        if subprocess.run([*download, "--dest", temporary, f"torch=={release}"]).returncode:
+            return None
+        [wheel] = Path(temporary).glob("*.whl")
+        part = Path(temporary, "headers")
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                if name.startswith("torch/include/") or name in (VERSION, BUILDER):
+                    archive.extract(name, part)
+        part.rename(folder)  # whole or not at all, should the download be interrupted
+    return folder
+
+
+def extensions(source: Path) -> list[Extension]:
+    """What setup.py in the current folder would build."""
+    with mock.patch("setuptools.setup") as setup:
+        runpy.run_path(str(source / "setup.py"))
+    return setup.call_args.kwargs["ext_modules"]
+
+
+def command(extension: Extension, folder: Path) -> list[str]:
+    """The compiler's command line, with the standard and macros of the release's BuildExtension."""
+    [standard] = re.findall(r"cpp_flag_prefix \+ '(c\+\+\d+)'", (folder / BUILDER).read_text())
+    include = folder / "torch/include"
+    system = [include, include / "torch/csrc/api/include", sysconfig.get_path("include")]
+    return [
+        *(os.environ.get("CXX", "g++"), "-fsyntax-only", "-fmax-errors=5", f"-std={standard}"),
+        *(f"-isystem{path}" for path in system),
+        "-DTORCH_API_INCLUDE_EXTENSION_H",
+        f"-DTORCH_EXTENSION_NAME={extension.name.rpartition('.')[2]}",
+        *extension.extra_compile_args,
+    ]
+
+
+def check(folder: Path, extension: Extension, pool: ThreadPoolExecutor, progress: tqdm) -> int:
+    """How many of the extension's files do not compile; prints that and the compiler's messages."""
+    version = re.search(r"__version__ = '(.*)'", (folder / VERSION).read_text())[1]
+    line = command(extension, folder)
+
+    def compiled(path: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run([*line, path], capture_output=True, text=True)
+        progress.update()
+        return done
+
+    progress.set_description(f"torch {version}, {extension.name}")
+    results = list(pool.map(compiled, extension.sources))
+    failed = sum(result.returncode != 0 for result in results)
+    verdict = f"fail, {failed} of" if failed else "pass,"
+    progress.write(f"torch {version}, {extension.name}: {verdict} {len(results)} files")
+    for result in results:  # warnings too
+        if result.stderr:
+            progress.write(result.stderr, file=sys.stderr)
+    return failed
+
+
+def main() -> int:
+    jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("releases", nargs="*", help="such as 2.12.0 (default: the declared range)")
+    parser.add_argument("--source", type=Path, default=ROOT, help="the checkout to compile")
+    parser.add_argument("--cache", type=Path, default=ROOT / "build/headers", help="for headers")
+    parser.add_argument("--jobs", type=int, default=jobs, help="compilers at once (%(default)s)")
+    options = parser.parse_args()
+    source, cache = options.source.resolve(), options.cache.resolve()
+    os.chdir(source)  # setup.py names its sources from there
+    modules = extensions(source)
+    releases = options.releases or declared_releases(source)
+    folders = {release: headers(release, cache) for release in tqdm(releases, desc="headers")}
+
+    present = [folder for folder in folders.values() if folder]
+    failed = 0
+    with (
+        ThreadPoolExecutor(options.jobs) as pool,
+        tqdm(total=len(present) * sum(len(module.sources) for module in modules)) as progress,
+    ):
+        for folder in present:
+            failed += sum(check(folder, module, pool, progress) for module in modules)
+    for release, folder in folders.items():
+        if folder is None:
+            print(f"torch {release}: not checked, pip gives no wheel of it")
+    return 1 if failed or not present else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
