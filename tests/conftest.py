@@ -1,4 +1,5 @@
 import os
+import tempfile
 from collections.abc import Iterator
 
 import hypothesis
@@ -6,6 +7,11 @@ import pytest
 import torch
 
 import torchsoftmax._load
+
+# Inductor's cache of torch 2.13 takes code that was generated for one instruction set for another,
+# where it is wrong; and it does not see that an operator was rebuilt. So every run has its own.
+_inductor_cache = tempfile.TemporaryDirectory(prefix="torchsoftmax-inductor-")
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = _inductor_cache.name
 
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("suite")

@@ -80,13 +80,24 @@ void dispatch(const at::Tensor& input, Body&& body) {
                                   [&] { body(scalar_t{}); });
 }
 
+/// Calls `run` with the logits' transform. Without softcap a temperature of 1 is not told apart:
+/// the multiplication by it is exact, and hides behind the memory.
+template <typename acc_t, typename Run>
+void with_logits(const CrossEntropyArgs& args, Run&& run) {
+  if (args.softcap != 0) {
+    run(ScaledLogits<acc_t, true>(args.temperature, args.softcap));
+  } else {
+    run(ScaledLogits<acc_t, false>(args.temperature));
+  }
+}
+
 /// Runs the policy for the kind of target over all rows. `out` may be without memory.
 template <typename scalar_t, typename acc_t>
 void run_rows(const CrossEntropyArgs& args, const Prepared<acc_t>& prepared,
               const RowTensor<scalar_t>& out, const at::Tensor& input) {
   const int64_t dim = checks::class_dim(input);
   const auto logits_rows = rows_of<const scalar_t>(input, dim);
-  with_logits<acc_t>(args.temperature, args.softcap, [&](const auto& logits) {
+  with_logits<acc_t>(args, [&](const auto& logits) {
     using Logits = std::decay_t<decltype(logits)>;
     if (prepared.probabilities) {
       const ProbabilityRow<acc_t, Logits> policy{logits, prepared.smoothing, prepared.loss_rows};
@@ -243,7 +254,7 @@ at::Tensor target_backward(const CrossEntropyArgs& args, const at::Tensor& grad_
         args.target, same ? args.target.scalar_type() : c10::CppTypeToScalarType<acc_t>::value);
     const at::Tensor source = like_rows_of(result, args.input, dim);
     const auto input_rows = rows_of<const scalar_t>(source, dim);
-    with_logits<acc_t>(args.temperature, args.softcap, [&](const auto& logits) {
+    with_logits<acc_t>(args, [&](const auto& logits) {
       const TargetGradientRow<acc_t, std::decay_t<decltype(logits)>> policy{
           logits, prepared.smoothing, prepared.loss_rows};
       if (same) {

@@ -80,7 +80,7 @@ RowState<Logits> known_state(const Walk& walk, const Logits& logits,
 template <typename acc_t, typename Logits, bool kSmooth>
 struct IndexRow {
   using V = Vec<acc_t>;
-  static constexpr bool kKeeps = Logits::kPlain;
+  static constexpr bool kKeeps = !Logits::kCapped;
 
   Logits logits;
   RowTarget<acc_t> target;
@@ -179,9 +179,7 @@ struct IndexRow {
     V grad_target =
         grad *
         (mass * exp_nonpositive(state.logits.shifted(value_target) - state.log_sum) - q_target);
-    if constexpr (!Logits::kPlain) {
-      grad_target = grad_target * state.logits.slope(value_target);
-    }
+    grad_target = state.logits.times_slope(grad_target, value_target);
     const V grad_share = grad * share;
     const bool blend = !Walk::kAlong && !target.all_valid(rows);
     const V valid = of_rows([](int64_t, int64_t) { return 1; });
@@ -208,11 +206,8 @@ struct IndexRow {
       walk.for_each([&](int64_t i, auto lanes) {
         const V value = state.logits.value(input.load(i, lanes));
         const V p = exp_nonpositive(state.logits.shifted(value) - state.log_sum);
-        V result = less_share(i, scale * p, lanes);
-        if constexpr (!Logits::kPlain) {
-          result = result * state.logits.slope(value);
-        }
-        store(i, result, lanes);
+        const V result = less_share(i, scale * p, lanes);
+        store(i, state.logits.times_slope(result, value), lanes);
       });
     }
     for (int64_t lane = 0; lane < rows.count; ++lane) {
@@ -237,7 +232,7 @@ struct IndexRow {
 template <typename acc_t, typename Logits>
 struct ProbabilityRow {
   using V = Vec<acc_t>;
-  static constexpr bool kKeeps = Logits::kPlain;
+  static constexpr bool kKeeps = !Logits::kCapped;
 
   Logits logits;
   Smoothing<acc_t> smoothing;
@@ -301,11 +296,8 @@ struct ProbabilityRow {
       walk.for_each([&](int64_t i, auto lanes) {
         const V value = state.logits.value(input.load(i, lanes));
         const V p = exp_nonpositive(state.logits.shifted(value) - state.log_sum);
-        V result = grad * (p * mass - q_of(i, lanes));
-        if constexpr (!Logits::kPlain) {
-          result = result * state.logits.slope(value);
-        }
-        out.store(i, result, lanes);
+        const V result = grad * (p * mass - q_of(i, lanes));
+        out.store(i, state.logits.times_slope(result, value), lanes);
       });
     }
   }

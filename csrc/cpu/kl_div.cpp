@@ -30,7 +30,7 @@ struct Forward {
   using V = Vec<acc_t>;
   static constexpr bool kKeeps = false;
 
-  TransformedLogits<acc_t> logits;
+  ScaledLogits<acc_t, false> logits;
   acc_t* statistics;  // of each row: max, log_sum of input, of target, mean_difference
   int64_t row_count;
 
@@ -61,9 +61,9 @@ struct Forward {
 template <typename acc_t>
 struct KnownRows {
   using V = Vec<acc_t>;
-  using Row = typename TransformedLogits<acc_t>::Row;
+  using Row = typename ScaledLogits<acc_t, false>::Row;
 
-  TransformedLogits<acc_t> logits;
+  ScaledLogits<acc_t, false> logits;
   const acc_t* statistics;
   int64_t row_count;
   const acc_t* row_gradient;  // of each row, or the same for all
@@ -156,8 +156,9 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& input, const at::Te
       statistics.zero_();
     } else {
       const at::Tensor other = like_rows_of(input, target, dim);
-      for_each_row<acc_t>(Forward<acc_t>{{temperature, 0}, values, out.rows}, out,
-                          rows_of<const scalar_t>(input, dim), rows_of<const scalar_t>(other, dim));
+      for_each_row<acc_t>(Forward<acc_t>{ScaledLogits<acc_t, false>(temperature), values, out.rows},
+                          out, rows_of<const scalar_t>(input, dim),
+                          rows_of<const scalar_t>(other, dim));
     }
     const double scale = temperature * temperature;
     const auto divergence = [&, rows = out.rows](int64_t row) {  // of log q - log p, in two parts
@@ -201,11 +202,9 @@ at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& input,
     const bool each = reduction == checks::kNone;
     const auto* gradient = upstream.const_data_ptr<acc_t>();
     const auto out = rows_of<scalar_t>(result, dim);
-    const KnownRows<acc_t> known{{temperature, 0},
-                                 statistics.const_data_ptr<acc_t>(),
-                                 out.rows,
-                                 each ? gradient : nullptr,
-                                 each ? acc_t(0) : *gradient};
+    const KnownRows<acc_t> known{ScaledLogits<acc_t, false>(temperature),
+                                 statistics.const_data_ptr<acc_t>(), out.rows,
+                                 each ? gradient : nullptr, each ? acc_t(0) : *gradient};
     const at::Tensor x = like_rows_of(result, input, dim), y = like_rows_of(result, target, dim);
     for_each_row<acc_t>(Policy<acc_t>{known}, out, rows_of<const scalar_t>(x, dim),
                         rows_of<const scalar_t>(y, dim));

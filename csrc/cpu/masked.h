@@ -15,10 +15,8 @@ inline constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity(
 template <typename acc_t, typename Lanes, typename... Mask>
 Vec<acc_t> where_part(const Vec<acc_t>& values, double otherwise, int64_t i, Lanes lanes,
                       const Mask&... mask) {
-  using V = Vec<acc_t>;
-  V result = values;
-  ((result = V::blendv(V(static_cast<acc_t>(otherwise)), result, mask.load(i, lanes) != V(0))),
-   ...);
+  Vec<acc_t> result = values;
+  ((result = mask.select(i, lanes, result, Vec<acc_t>(static_cast<acc_t>(otherwise)))), ...);
   return result;
 }
 

@@ -34,6 +34,23 @@ struct View {
   Vec<acc_t> load(int64_t i, Lanes lanes) const {
     return cpu::load<acc_t>(data + i * step, lanes);
   }
+  /// Of a mask: `values` where it is true, `otherwise` where it is not.
+  template <typename Lanes>
+  Vec<acc_t> select(int64_t i, Lanes lanes, const Vec<acc_t>& values,
+                    const Vec<acc_t>& otherwise) const {
+    return cpu::select<acc_t>(data + i * step, lanes, values, otherwise);
+  }
+  /// Along a row: the first class of the first whole vector that holds the value, or of what is
+  /// left behind the whole vectors.
+  int64_t first_vector_with(acc_t value, int64_t classes) const {
+    constexpr int kNone = static_cast<int>((int64_t{1} << kLanes<acc_t>)-1);
+    int64_t c = 0;
+    while (c + kLanes<acc_t> <= classes &&
+           (load(c / kLanes<acc_t>, AllLanes<acc_t>{}) == Vec<acc_t>(value)).zero_mask() == kNone) {
+      c += kLanes<acc_t>;
+    }
+    return c;
+  }
   template <typename Lanes>
   void store(int64_t i, const Vec<acc_t>& value, Lanes lanes) const {
     cpu::store<acc_t>(data + i * step, value, lanes);

@@ -139,11 +139,14 @@ at::Tensor forward(const char* name, const at::Tensor& self, int64_t dim, Dtype 
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, input.scalar_type(), "softmax", [&] {
     using acc_t = acc_type<scalar_t>;
     const at::Tensor source = like_rows_of(output, input, dim);
-    with_logits<acc_t>(temperature, /*softcap=*/0, [&](const auto& logits) {
-      for_each_masked_row<acc_t>(Policy<std::decay_t<decltype(logits)>>{logits}, mask, output, dim,
-                                 rows_of<scalar_t>(output, dim),
-                                 rows_of<const scalar_t>(source, dim));
-    });
+    const auto out = rows_of<scalar_t>(output, dim);
+    const auto in = rows_of<const scalar_t>(source, dim);
+    if (temperature == 1 && !mask.has_value()) {
+      for_each_row<acc_t>(Policy<PlainLogits<acc_t>>{}, out, in);
+    } else {
+      using Logits = ScaledLogits<acc_t, false>;
+      for_each_masked_row<acc_t>(Policy<Logits>{Logits(temperature)}, mask, output, dim, out, in);
+    }
   });
   return output;
 }

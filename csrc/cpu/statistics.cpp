@@ -35,10 +35,10 @@ struct RowIndices {
   }
 };
 
-/// p log p, as e = exp(z) and z, is 0 where p is.
+/// p log p, as e = exp(z) and z, is 0 where p is: also at z = -inf.
 template <typename V>
 V times_log(const V& e, const V& z) {
-  return V::blendv(e * z, V(0), e == V(0));
+  return e * at::vec::clamp_min(z, V(static_cast<typename V::value_type>(-1e30)));
 }
 
 template <typename acc_t>
@@ -47,7 +47,7 @@ struct Forward {
   static constexpr bool kKeeps = false;
   static constexpr acc_t kInfinity = std::numeric_limits<acc_t>::infinity();
 
-  TransformedLogits<acc_t> logits;
+  ScaledLogits<acc_t, false> logits;
   RowIndices indices;
   acc_t* log_prob;  // indices.count for each row
   acc_t* lse;
@@ -114,7 +114,7 @@ struct Forward {
         return c;
       }
     }
-    int64_t c = 0;
+    int64_t c = Walk::kAlong ? input.first_vector_with(row_max, indices.classes) : 0;
     while (c + 1 < indices.classes && static_cast<acc_t>(walk.at(input, c, lane)) != row_max) {
       ++c;
     }
@@ -127,7 +127,7 @@ struct Backward {
   using V = Vec<acc_t>;
   static constexpr bool kKeeps = false;
 
-  TransformedLogits<acc_t> logits;
+  ScaledLogits<acc_t, false> logits;
   RowIndices indices;
   const acc_t* grad_log_prob;
   const acc_t* grad_lse;
@@ -248,7 +248,7 @@ ops::Statistics forward(const at::Tensor& input, const OptionalTensor& given_ind
     statistics = at::empty(stacked, accumulated);
     const int64_t rows = lse.numel();
     auto* max = statistics.mutable_data_ptr<acc_t>();
-    const Forward<acc_t> policy{{temperature, 0},
+    const Forward<acc_t> policy{ScaledLogits<acc_t, false>(temperature),
                                 indices,
                                 log_prob.mutable_data_ptr<acc_t>(),
                                 lse.mutable_data_ptr<acc_t>(),
@@ -294,7 +294,7 @@ at::Tensor backward(const at::Tensor& grad_log_prob, const at::Tensor& grad_lse,
     const auto* max = statistics.const_data_ptr<acc_t>();
     const int64_t rows = of_lse.numel();
     const Backward<acc_t> policy{
-        {temperature, 0},
+        ScaledLogits<acc_t, false>(temperature),
         indices,
         of_log_prob.defined() ? of_log_prob.const_data_ptr<acc_t>() : nullptr,
         of_lse.const_data_ptr<acc_t>(),

@@ -7,6 +7,7 @@
 #include <ATen/cpu/vec/vec.h>
 
 #include <array>
+#include <cstring>
 #include <type_traits>
 
 #include "exp.h"
@@ -49,6 +50,38 @@ inline Vec<acc_t> load(const scalar_t* data, Lanes lanes) {
       return load<acc_t>(buffer.data(), AllLanes<acc_t>{});
     }
   }
+}
+
+/// `values` in the lanes where the mask is true (of bool, or not 0), `otherwise` in the others.
+template <typename acc_t, typename mask_t, typename Lanes>
+inline Vec<acc_t> select(const mask_t* mask, Lanes lanes, const Vec<acc_t>& values,
+                         const Vec<acc_t>& otherwise) {
+  [[maybe_unused]] constexpr bool kFloat =
+      std::is_same_v<mask_t, bool> && std::is_same_v<acc_t, float>;
+#if defined(CPU_CAPABILITY_AVX512)
+  if constexpr (kFloat) {
+    __m128i bytes;
+    if constexpr (std::is_same_v<Lanes, AllLanes<acc_t>>) {
+      bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(mask));
+    } else {
+      bytes = _mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << lanes) - 1), mask);
+    }
+    // Kept apart from the selection: as one masked load, the compiler's choice, a softmax of
+    // (8, 12, 512, 512) takes 1.5 times as long on AMD's Zen 5, for its data is not prefetched.
+    __m512 loaded = values;
+    asm("" : "+v"(loaded));
+    return _mm512_mask_blend_ps(_mm_test_epi8_mask(bytes, bytes), otherwise, loaded);
+  }
+#elif defined(CPU_CAPABILITY_AVX2)
+  if constexpr (kFloat) {
+    int64_t bytes = 0;
+    std::memcpy(&bytes, mask, static_cast<size_t>(lanes));
+    const __m256i wide = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes));
+    const __m256i taken = _mm256_cmpgt_epi32(wide, _mm256_setzero_si256());
+    return _mm256_blendv_ps(otherwise, values, _mm256_castsi256_ps(taken));
+  }
+#endif
+  return Vec<acc_t>::blendv(otherwise, values, load<acc_t>(mask, lanes) != Vec<acc_t>(0));
 }
 
 /// Stores the first `lanes` elements of `value`, rounded to nearest even where the type is
