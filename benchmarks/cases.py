@@ -78,10 +78,74 @@ def normal(case: Case, scale: float) -> Tensor:
     return torch.randn(case.shape).mul_(scale).to(case.torch_dtype)
 
 
+def where_mask(input: Tensor, mask: Tensor | None) -> Tensor:
+    """As users of PyTorch mask the logits of a softmax."""
+    return input if mask is None else input.masked_fill(~mask, float("-inf"))
+
+
+def eager_softmax(input: Tensor, dim: int, mask: Tensor | None = None) -> Tensor:
+    return F.softmax(where_mask(input, mask), dim)
+
+
+def eager_log_softmax(input: Tensor, dim: int, mask: Tensor | None = None) -> Tensor:
+    return F.log_softmax(where_mask(input, mask), dim)
+
+
+def eager_cross_entropy(
+    input: Tensor, target: Tensor, softcap: float = 0.0, z_loss: float = 0.0, **options: object
+) -> Tensor:
+    if softcap:
+        input = softcap * torch.tanh(input / softcap)
+    loss = F.cross_entropy(input, target, **options)
+    return loss + z_loss * input.logsumexp(1).square().mean() if z_loss else loss
+
+
+def eager_kl_div_with_logits(input: Tensor, target: Tensor, temperature: float) -> Tensor:
+    log_p = F.log_softmax(input / temperature, -1)
+    log_q = F.log_softmax(target / temperature, -1)
+    return temperature**2 * F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+
+
+def eager_selective_log_softmax(input: Tensor, index: Tensor) -> Tensor:
+    return F.log_softmax(input, -1).gather(-1, index)
+
+
+def eager_entropy_with_logits(input: Tensor, dim: int) -> Tensor:
+    log_p = F.log_softmax(input, dim)
+    return -(log_p.exp() * log_p).sum(dim)
+
+
 def softmax_inputs(case: Case) -> Inputs:
     """Logits with a spread of about 40 between the smallest and the largest."""
     grad_output = None if case.direction == FORWARD else normal(case, 1.0)
-    return Inputs({"input": normal(case, 4.0), "dim": case.dim}, grad_output)
+    arguments: dict[str, object] = {"input": normal(case, 4.0), "dim": case.dim}
+    keys = case.shape[-1]
+    if case.variant == "causal mask":
+        arguments["mask"] = torch.ones(keys, keys, dtype=torch.bool).tril()
+    if case.variant == "padding mask":
+        lengths = torch.randint(keys // 2, keys + 1, (case.shape[0], 1, 1, 1))
+        arguments["mask"] = torch.arange(keys) < lengths
+    return Inputs(arguments, grad_output)
+
+
+def kl_div_with_logits_inputs(case: Case) -> Inputs:
+    """The logits of a student and of a teacher."""
+    arguments = {"input": normal(case, 4.0), "target": normal(case, 4.0), "temperature": 2.0}
+    return Inputs(arguments)
+
+
+def selective_log_softmax_inputs(case: Case) -> Inputs:
+    """Logits, one class for each row, and an upstream gradient."""
+    rows = (*case.shape[:-1], 1)
+    index = torch.randint(case.shape[-1], rows)
+    grad_output = torch.randn(rows).to(case.torch_dtype)
+    return Inputs({"input": normal(case, 4.0), "index": index}, grad_output)
+
+
+def entropy_with_logits_inputs(case: Case) -> Inputs:
+    """Logits of a spread that leaves an entropy, and an upstream gradient."""
+    grad_output = torch.randn(case.shape[:-1]).to(case.torch_dtype)
+    return Inputs({"input": normal(case, 2.0), "dim": case.dim}, grad_output)
 
 
 def cross_entropy_inputs(case: Case) -> Inputs:
@@ -97,6 +161,8 @@ def cross_entropy_inputs(case: Case) -> Inputs:
         arguments["weight"] = torch.rand(classes).add_(0.5).to(case.torch_dtype)
     if case.variant == "label smoothing":
         arguments["label_smoothing"] = 0.1
+    if case.variant == "softcap and z-loss":
+        arguments |= {"softcap": 30.0, "z_loss": 1e-4}
     return Inputs(arguments)
 
 
@@ -110,13 +176,21 @@ def cross_entropy_denominator(arguments: dict[str, object]) -> float:
 
 SOFTMAX_PASSES = {FORWARD: 2, BACKWARD: 3, BOTH: 5}  # in, out; out, grad_output, grad_input
 LOSS_PASSES = {FORWARD: 1, BOTH: 2}  # the logits are read once; their gradient is written once
+ROW_PASSES = {FORWARD: 1, BOTH: 3}  # and read again, for each row has a gradient of its own
 
 OPS = {
-    "softmax": Op(F.softmax, softmax_inputs, SOFTMAX_PASSES),
-    "log_softmax": Op(F.log_softmax, softmax_inputs, SOFTMAX_PASSES),
+    "softmax": Op(eager_softmax, softmax_inputs, SOFTMAX_PASSES),
+    "log_softmax": Op(eager_log_softmax, softmax_inputs, SOFTMAX_PASSES),
     "cross_entropy": Op(
-        F.cross_entropy, cross_entropy_inputs, LOSS_PASSES, cross_entropy_denominator
+        eager_cross_entropy, cross_entropy_inputs, LOSS_PASSES, cross_entropy_denominator
     ),
+    "kl_div_with_logits": Op(
+        eager_kl_div_with_logits, kl_div_with_logits_inputs, LOSS_PASSES, cross_entropy_denominator
+    ),
+    "selective_log_softmax": Op(
+        eager_selective_log_softmax, selective_log_softmax_inputs, ROW_PASSES
+    ),
+    "entropy_with_logits": Op(eager_entropy_with_logits, entropy_with_logits_inputs, ROW_PASSES),
 }
 
 # Operators, directions, shape, dim, dtypes, what the shape stands for, variant.
@@ -152,7 +226,19 @@ TABLE = [
      "class weights"),
     ("cross_entropy", BOTH, (1024, 32000), 1, "float32", "distillation, 32k vocabulary",
      "probability targets"),
+    ("cross_entropy", BOTH, (1024, 32000), 1, "float32", "LM head, 32k vocabulary",
+     "softcap and z-loss"),
     ("cross_entropy", BOTH, (8, 21, 256, 256), 1, "float32 bfloat16", "segmentation map", ""),
+    ("softmax", f"{FORWARD} {BOTH}", (8, 12, 512, 512), 3, "float32",
+     "attention, 12 heads, 512 keys", "causal mask"),
+    ("softmax", FORWARD, (8, 12, 512, 512), 3, "float32", "attention, 12 heads, 512 keys",
+     "padding mask"),
+    ("kl_div_with_logits", BOTH, (1024, 32000), 1, "float32 bfloat16",
+     "distillation, 32k vocabulary", ""),
+    ("selective_log_softmax", BOTH, (1024, 32000), 1, "float32 bfloat16",
+     "policy gradient, 32k vocabulary", ""),
+    ("entropy_with_logits", BOTH, (1024, 32000), 1, "float32", "policy gradient, 32k vocabulary",
+     ""),
 ]
 
 QUICK_TABLE = [
@@ -164,6 +250,12 @@ QUICK_TABLE = [
     ("cross_entropy", BOTH, (16, 100), 1, "float32", "quick", "label smoothing"),
     ("cross_entropy", BOTH, (16, 100), 1, "float32", "quick", "class weights"),
     ("cross_entropy", BOTH, (16, 100), 1, "float32", "quick", "probability targets"),
+    ("cross_entropy", BOTH, (16, 100), 1, "float32", "quick", "softcap and z-loss"),
+    ("softmax", BOTH, (2, 3, 16, 16), 3, "float32", "quick", "causal mask"),
+    ("softmax", BOTH, (2, 3, 16, 16), 3, "float32", "quick", "padding mask"),
+    ("kl_div_with_logits", BOTH, (16, 100), 1, "float32", "quick", ""),
+    ("selective_log_softmax", BOTH, (16, 100), 1, "float32", "quick", ""),
+    ("entropy_with_logits", BOTH, (16, 100), 1, "float32", "quick", ""),
 ]
 # fmt: on
 

@@ -13,7 +13,7 @@ from benchmarks.cases import BACKWARD, OPS, Case, Inputs
 from benchmarks.peers import torch_step
 
 CHECKED_ELEMENTS = 2**24
-BATCHED = ("input", "target")
+PER_CLASS = ("weight",)
 
 
 def batch_dim(case: Case) -> int:
@@ -34,7 +34,9 @@ def wide(case: Case, inputs: Inputs, take: Callable[[Tensor], Tensor]) -> Inputs
     def convert(name: str, value: object) -> object:
         if not isinstance(value, Tensor):
             return value
-        value = take(value) if name in BATCHED else value
+        dim = batch_dim(case)
+        batched = name not in PER_CLASS and value.dim() > dim
+        value = take(value) if batched and value.size(dim) == case.shape[dim] else value
         return value.double() if value.is_floating_point() else value
 
     arguments = {name: convert(name, value) for name, value in inputs.arguments.items()}

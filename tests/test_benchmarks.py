@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.cases import OPS
+
 pytestmark = pytest.mark.once
 RUN = "import sys; from benchmarks.__main__ import main; sys.exit(main(sys.argv[2:], sys.argv[1]))"
 WRONG_PEERS = """
@@ -56,7 +58,7 @@ def test_writes_a_row_per_case_and_peer(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     names = ("op", "direction", "shape", "dtype", "variant")
     cases = {tuple(row[name] for name in names) for row in rows}
-    assert {case[0] for case in cases} == {"softmax", "log_softmax", "cross_entropy"}
+    assert {case[0] for case in cases} == set(OPS)
     assert Counter(row["peer"] for row in rows) == dict.fromkeys(peers, len(cases))
     for row in rows:
         assert 0 < float(row["ratio_low"]) <= float(row["ratio"]) <= float(row["ratio_high"])
