@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 BUILD_TOOLS = torch==2.13.0 setuptools==84.2.1 wheel==0.48.0 ninja==1.13.2 numpy==2.4.6
-SOURCES = setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
-CXX_FILES = $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
+CXX_FILES = $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
+SOURCES = setup.py pyproject.toml $(CXX_FILES)
 SANITIZED = build/sanitized
 
-.PHONY: demo test bench accuracy sanitize lint format clean
+.PHONY: demo test bench accuracy sanitize headers lint format clean
 
 $(VENV)/.tools: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +48,11 @@ sanitize: $(VENV)/.installed
 	  UBSAN_OPTIONS=print_stacktrace=1 ATEN_CPU_CAPABILITY=$$set PYTHONPATH=$(SANITIZED)/package:. \
 	  $(BIN)/pytest -m kernels -p no:cacheprovider -o pythonpath= || exit 1; \
 	done
+
+# The C++ sources against the headers of every torch release of the declared range: compiled only,
+# neither linked nor run.
+headers: $(VENV)/.installed
+	$(BIN)/python tests/compile_against.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -125,6 +125,8 @@ def softmax_inputs(case: Case) -> Inputs:
     if case.variant == "padding mask":
         lengths = torch.randint(keys // 2, keys + 1, (case.shape[0], 1, 1, 1))
         arguments["mask"] = torch.arange(keys) < lengths
+    if grad_output is not None and "mask" in arguments:  # eager does not leave out what is masked
+        grad_output.masked_fill_(~arguments["mask"], 0)
     return Inputs(arguments, grad_output)
 
 
@@ -163,6 +165,9 @@ def cross_entropy_inputs(case: Case) -> Inputs:
         arguments["label_smoothing"] = 0.1
     if case.variant == "softcap and z-loss":
         arguments |= {"softcap": 30.0, "z_loss": 1e-4}
+    if case.variant == "reduction none":
+        arguments["reduction"] = "none"
+        return Inputs(arguments, torch.randn(target_shape).to(case.torch_dtype))
     return Inputs(arguments)
 
 
@@ -205,6 +210,9 @@ TABLE = [
     ("softmax log_softmax", FORWARD, (512, 4096), 1, "float32", "attention rows, 4096 keys", ""),
     ("softmax", f"{FORWARD} {BACKWARD}", (8, 12, 512, 512), 3, "float32 bfloat16",
      "attention, 12 heads, 512 keys", ""),
+    ("softmax", BOTH, (8, 12, 512, 512), 3, "float32", "attention, 12 heads, 512 keys", ""),
+    ("log_softmax", f"{FORWARD} {BOTH}", (8, 12, 512, 512), 3, "float32",
+     "attention, 12 heads, 512 keys", ""),
     ("softmax", FORWARD, (8, 12, 512, 512), 3, "float16", "attention, 12 heads, 512 keys", ""),
     ("softmax log_softmax", f"{FORWARD} {BACKWARD}", (4096, 32000), 1, "float32",
      "LM head, 32k vocabulary", ""),
@@ -228,11 +236,13 @@ TABLE = [
      "probability targets"),
     ("cross_entropy", BOTH, (1024, 32000), 1, "float32", "LM head, 32k vocabulary",
      "softcap and z-loss"),
+    ("cross_entropy", BOTH, (1024, 32000), 1, "float32", "LM head, 32k vocabulary",
+     "reduction none"),
     ("cross_entropy", BOTH, (8, 21, 256, 256), 1, "float32 bfloat16", "segmentation map", ""),
-    ("softmax", f"{FORWARD} {BOTH}", (8, 12, 512, 512), 3, "float32",
+    ("softmax log_softmax", f"{FORWARD} {BOTH}", (8, 12, 512, 512), 3, "float32",
      "attention, 12 heads, 512 keys", "causal mask"),
-    ("softmax", FORWARD, (8, 12, 512, 512), 3, "float32", "attention, 12 heads, 512 keys",
-     "padding mask"),
+    ("softmax log_softmax", FORWARD, (8, 12, 512, 512), 3, "float32",
+     "attention, 12 heads, 512 keys", "padding mask"),
     ("kl_div_with_logits", BOTH, (1024, 32000), 1, "float32 bfloat16",
      "distillation, 32k vocabulary", ""),
     ("selective_log_softmax", BOTH, (1024, 32000), 1, "float32 bfloat16",

@@ -57,7 +57,7 @@ def reference(case: Case, inputs: Inputs, rows: Tensor) -> list[Tensor]:
     op, dim = OPS[case.op], batch_dim(case)
     part = wide(case, inputs, lambda tensor: tensor.index_select(dim, rows))
     expected = results(torch_step(op.eager, case, part)())
-    if op.denominator is None:
+    if op.denominator is None or inputs.arguments.get("reduction") == "none":
         return expected
     denominator = op.denominator(inputs.arguments)
     grads = expected if case.direction == BACKWARD else expected[1:]
@@ -78,7 +78,7 @@ def results(returned: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
 
 
 def error(case: Case, got: list[Tensor], expected: list[Tensor], rows: Tensor) -> float:
-    """The largest difference, relative to the tensor's largest entry; nan where one is nan.
+    """The largest difference, relative to the tensor's largest finite entry; nan where one is nan.
 
     Relative to each entry it would measure the cancellation in ``p - 1`` and not the operator.
     A result of another shape or dtype is infinitely wrong.
@@ -89,7 +89,9 @@ def error(case: Case, got: list[Tensor], expected: list[Tensor], rows: Tensor) -
             actual = actual.index_select(batch_dim(case), rows)
         if actual.shape != exact.shape or actual.dtype != case.torch_dtype:
             return float("inf")
-        worst.append((actual.double() - exact).abs().max() / exact.abs().max())
+        difference = (actual.double() - exact).masked_fill_(actual == exact, 0)  # infinite ones too
+        largest = exact.masked_fill(exact.isinf(), 0).abs().max()
+        worst.append(difference.abs().max() / largest)
     return torch.stack(worst).max().item()
 
 

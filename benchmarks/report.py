@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -68,6 +69,33 @@ def losses(figures: list[Figure]) -> str:
     return f"{sentence}: {places}." if lost else f"{sentence}."
 
 
+def relatives(figures: list[Figure]) -> str:
+    """Our own times beside each other, each over that of a copy of the same size in its run."""
+    ours = {case: of[OURS].median_s / of[COPY].median_s for case, of in by_case(figures)}
+    pairs = [
+        (case, replace(case, variant=""), f"with a {case.variant}")
+        for case in ours
+        if case.variant.endswith("mask")
+    ] + [
+        (case, replace(case, op="cross_entropy", variant="reduction none"), "")
+        for case in ours
+        if case.op == "selective_log_softmax"
+    ]
+    found = []
+    for case, other, how in pairs:
+        other = next((known for known in ours if same_work(known, other)), None)
+        if other is not None:
+            against = "without" if how else "cross_entropy with reduction none"
+            what = f"{case.op} {case.direction} {case.shape_text} {case.dtype}"
+            found.append(f"{what} {how} {ours[case] / ours[other]:.2f} of {against}")
+    return f"Our own times: {'; '.join(' '.join(f.split()) for f in found)}." if found else ""
+
+
+def same_work(one: Case, other: Case) -> bool:
+    """Whether two cases are the same but for what they stand for."""
+    return replace(one, stands_for="") == replace(other, stands_for="")
+
+
 def machine_line(machine: dict[str, object]) -> str:
     """The machine in one line."""
     return (
@@ -100,14 +128,15 @@ def markdown(figures: list[Figure], machine: dict[str, object]) -> str:
     header = [f"vs {cell}" if first <= i < last else cell for i, cell in enumerate(header)]
     align = [":--" if i < first else "--:" for i in range(len(header))]
     table = "\n".join(f"| {' | '.join(line)} |" for line in [header, align, *lines])
-    return (
-        f"{table}\n\n"
+    legend = (
         "How many times faster torchsoftmax is: the peer's time divided by ours, median over "
         "alternated rounds (inter-quartile range); below 1, in bold, the peer is faster. "
         f"“Tuned” is PyTorch with `{machine['tuned']}`. The last column is our rate of memory "
         "traffic, counted at the least that the operator must move, against a plain copy of the "
-        f"same tensor.\n\n{losses(figures)}\n\n{machine_line(machine)}\n"
+        "same tensor."
     )
+    parts = [table, legend, losses(figures), relatives(figures), machine_line(machine)]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def write(figures: list[Figure], machine: dict[str, object], folder: Path) -> None:

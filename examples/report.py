@@ -3,12 +3,12 @@
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import torchsoftmax
+from benchmarks.machine import processor
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -30,7 +30,7 @@ def spread(values: Tensor, form: str) -> str:
 def machine(*packages: str) -> dict[str, str | int]:
     """What figures depend on besides the code; `packages` are named with their versions."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "system": platform.system(),
@@ -43,13 +43,3 @@ def machine(*packages: str) -> dict[str, str | int]:
 def machine_line(*packages: str) -> str:
     """`machine` in one line of text."""
     return "machine: " + ", ".join(f"{key} {value}" for key, value in machine(*packages).items())
-
-
-def _processor() -> str:
-    """The processor's name, which `platform` does not know on Linux."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -149,6 +149,38 @@ def test_module_moves_and_saves_its_weight() -> None:
     torch.testing.assert_close(loss(x, target), native(x, target))
 
 
+def test_the_gradient_of_forward_is_scaled_in_its_own_memory() -> None:
+    """No second tensor of the size of the logits, where nobody else can see the first."""
+    x, target = torch.randn(64, 1000, requires_grad=True), torch.randint(1000, (64,))
+    loss = torchsoftmax.cross_entropy(x, target)
+    kept = loss.grad_fn
+    with torch.profiler.profile(profile_memory=True) as profile:
+        (gradient,) = torch.autograd.grad(loss, x, torch.tensor(3.0))
+    assert kept is not None
+    large = [e for e in profile.events() if e.cpu_memory_usage >= x.nbytes]
+    assert not large
+    (native,) = torch.autograd.grad(3 * F.cross_entropy(x, target), x)
+    torch.testing.assert_close(gradient, native)
+
+
+def test_the_gradient_of_forward_that_others_see_is_left_alone() -> None:
+    x, target = torch.randn(8, 10, requires_grad=True), torch.randint(10, (8,))
+    seen: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t) or t, lambda t: t):
+        loss = torchsoftmax.cross_entropy(x, target)
+    before = [t.clone() for t in seen]
+    torch.autograd.grad(loss, x, torch.tensor(3.0))
+    assert all(map(torch.equal, seen, before))
+    loss = torchsoftmax.cross_entropy(x, target)
+    first, second = (
+        torch.autograd.grad(loss, x, torch.tensor(upstream), retain_graph=True)[0]
+        for upstream in (1.0, 3.0)
+    )
+    torch.testing.assert_close(3 * first, second)
+    first.zero_()  # as a user may do with a gradient
+    assert torch.equal(torch.autograd.grad(loss, x, torch.tensor(3.0))[0], second)
+
+
 @pytest.mark.parametrize(
     ("arguments", "gradients"),
     [({}, 1), ({"reduction": "none"}, 0), ({"inplace_backward": True}, 0)],

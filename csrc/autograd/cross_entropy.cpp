@@ -68,16 +68,14 @@ bool is_one(const Tensor& number) {
 /// refers to it and backward will not come again.
 Tensor scaled(Tensor gradient, const Tensor& grad_output) {
   const at::AutoDispatchBelowAutograd below;
-  if (!is_plain(grad_output)) {
+  constexpr size_t kOwners = 2;  // the saved variable and `gradient`
+  // A hook of saved tensors has shown the gradient to Python, which may have kept it.
+  const bool seen = gradient.unsafeGetTensorImpl()->pyobj_slot()->load_pyobj() != nullptr;
+  if (!is_plain(grad_output) || gradient.use_count() > kOwners || seen ||
+      torch::autograd::get_current_graph_task_keep_graph()) {
     return at::mul(gradient, grad_output);
   }
-  if (is_one(grad_output)) {
-    return gradient;
-  }
-  constexpr size_t kOwners = 3;  // the saved variable, the list of them, and `gradient`
-  const bool shared =
-      gradient.use_count() > kOwners || torch::autograd::get_current_graph_task_keep_graph();
-  return shared ? at::mul(gradient, grad_output) : gradient.mul_(grad_output);
+  return is_one(grad_output) ? gradient : gradient.mul_(grad_output);
 }
 
 c10::IValue pack(const CrossEntropyArgs& args, bool inplace) {
