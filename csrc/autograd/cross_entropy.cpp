@@ -25,9 +25,7 @@ using Backward = Tensor(const CrossEntropyArgs&, const Tensor&, const Tensor&, c
 template <Backward* kKernel, Backward* kComposite>
 Tensor backward_gate(const CrossEntropyArgs& args, const Tensor& grad_output,
                      const Tensor& statistics, const Tensor& normalizer) {
-  if (needs_composite(grad_output, args.input, args.target, args.weight, args.sample_weight,
-                      normalizer) ||
-      needs_gradient(grad_output, args.input, args.target, args.weight, args.sample_weight,
+  if (differentiated(grad_output, args.input, args.target, args.weight, args.sample_weight,
                      normalizer)) {
     return kComposite(args, grad_output, statistics, normalizer);
   }
@@ -78,6 +76,18 @@ Tensor scaled(Tensor gradient, const Tensor& grad_output) {
   return is_one(grad_output) ? gradient : gradient.mul_(grad_output);
 }
 
+/// Bumps the version of the input: PyTorch then refuses another use of the old values.
+void cross_entropy_backward_(const CrossEntropyArgs& args, const Tensor& grad_output,
+                             const Tensor& statistics, const Tensor& normalizer) {
+  TORCH_CHECK(
+      !needs_gradient(args.input, args.target, args.weight, args.sample_weight, grad_output),
+      "cross_entropy_backward_: expected arguments that need no gradient: what it overwrites "
+      "cannot be differentiated");
+  const at::AutoDispatchBelowADInplaceOrView below;
+  ops::cross_entropy_backward_(args, grad_output, statistics, normalizer);
+  torch::autograd::impl::bump_version(args.input);
+}
+
 c10::IValue pack(const CrossEntropyArgs& args, bool inplace) {
   return c10::ivalue::Tuple::create(std::vector<c10::IValue>{args.reduction, args.ignore_index,
                                                              args.label_smoothing, args.temperature,
@@ -124,22 +134,13 @@ struct CrossEntropyFunction : Function<CrossEntropyFunction> {
       if (once && saved[6].defined()) {
         result[0] = scaled(std::move(saved[6]), grads[0]);
       } else if (once && options[6].toBool() && is_plain(args.input) && is_plain(grads[0])) {
-        result[0] = over_input(args, grads[0], statistics, normalizer);
+        cross_entropy_backward_(args, grads[0], statistics, normalizer);
+        result[0] = args.input.detach();
       } else {
         result[0] = kBackward(args, grads[0], statistics, normalizer);
       }
     }
     return result;
-  }
-
-  /// The gradient in the memory of the input, whose version is bumped: PyTorch then refuses another
-  /// use of the old values.
-  static Tensor over_input(const CrossEntropyArgs& args, const Tensor& grad_output,
-                           const Tensor& statistics, const Tensor& normalizer) {
-    const at::AutoDispatchBelowADInplaceOrView below;
-    ops::cross_entropy_backward_(args, grad_output, statistics, normalizer);
-    torch::autograd::impl::bump_version(args.input);
-    return args.input.detach();
   }
 };
 
@@ -174,24 +175,12 @@ Tensor cross_entropy(const CrossEntropyArgs& given, const OptionalTensor& normal
 std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyArgs& args,
                                                                  const OptionalTensor& normalizer,
                                                                  Dtype dtype, bool with_gradient) {
-  if (needs_composite(args.input, args.target, args.weight, args.sample_weight, normalizer) ||
-      needs_gradient(args.input, args.target, args.weight, args.sample_weight, normalizer)) {
+  if (differentiated(args.input, args.target, args.weight, args.sample_weight, normalizer)) {
     return composite::cross_entropy_forward(args, normalizer, dtype, with_gradient);
   }
   const at::AutoDispatchBelowADInplaceOrView below;
   auto result = ops::cross_entropy_forward(args, normalizer, dtype, with_gradient);
   return {result.loss, result.statistics, result.normalizer, result.gradient};
-}
-
-void cross_entropy_backward_(const CrossEntropyArgs& args, const Tensor& grad_output,
-                             const Tensor& statistics, const Tensor& normalizer) {
-  TORCH_CHECK(
-      !needs_gradient(args.input, args.target, args.weight, args.sample_weight, grad_output),
-      "cross_entropy_backward_: expected arguments that need no gradient: what it overwrites "
-      "cannot be differentiated");
-  const at::AutoDispatchBelowADInplaceOrView below;
-  ops::cross_entropy_backward_(args, grad_output, statistics, normalizer);
-  torch::autograd::impl::bump_version(args.input);
 }
 
 }  // namespace

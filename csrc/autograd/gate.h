@@ -44,4 +44,11 @@ bool needs_gradient(const Tensors&... tensors) {
   return at::GradMode::is_enabled() && (needs(tensor_of(tensors)) || ...);
 }
 
+/// Of the arguments of an operator without a Function of its own: a backward operator, or one that
+/// a Function calls.
+template <typename... Tensors>
+bool differentiated(const Tensors&... tensors) {
+  return needs_composite(tensors...) || needs_gradient(tensors...);
+}
+
 }  // namespace torchsoftmax

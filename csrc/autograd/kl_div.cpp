@@ -14,7 +14,7 @@ using Backward = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tenso
 template <Backward* kKernel, Backward* kComposite>
 Tensor backward_gate(const Tensor& grad_output, const Tensor& input, const Tensor& target,
                      const Tensor& statistics, int64_t reduction, double temperature) {
-  if (needs_composite(grad_output, input, target) || needs_gradient(grad_output, input, target)) {
+  if (differentiated(grad_output, input, target)) {
     return kComposite(grad_output, input, target, statistics, reduction, temperature);
   }
   const at::AutoDispatchBelowADInplaceOrView below;
@@ -71,7 +71,7 @@ Tensor kl_div_with_logits(const Tensor& input, const Tensor& target, Dtype dtype
 std::tuple<Tensor, Tensor> kl_div_with_logits_forward(const Tensor& input, const Tensor& target,
                                                       Dtype dtype, int64_t reduction,
                                                       double temperature) {
-  if (needs_composite(input, target) || needs_gradient(input, target)) {
+  if (differentiated(input, target)) {
     return composite::kl_div_with_logits_forward(input, target, dtype, reduction, temperature);
   }
   const at::AutoDispatchBelowADInplaceOrView below;

@@ -16,7 +16,7 @@ using Backward = Tensor(const Tensor&, const Tensor&, int64_t, double, const Opt
 template <Backward* kKernel, Backward* kComposite>
 Tensor backward_gate(const Tensor& grad_output, const Tensor& output, int64_t dim,
                      double temperature, const OptionalTensor& mask) {
-  if (needs_composite(grad_output, output) || needs_gradient(grad_output, output)) {
+  if (differentiated(grad_output, output)) {
     return kComposite(grad_output, output, dim, temperature, mask);
   }
   const at::AutoDispatchBelowADInplaceOrView below;

@@ -12,8 +12,7 @@ Tensor backward_gate(const Tensor& grad_log_prob, const Tensor& grad_lse,
                      const Tensor& grad_entropy, const Tensor& input, const OptionalTensor& index,
                      const OptionalTensor& mask, const Tensor& statistics, int64_t dim,
                      double temperature) {
-  if (needs_composite(grad_log_prob, grad_lse, grad_entropy, input) ||
-      needs_gradient(grad_log_prob, grad_lse, grad_entropy, input)) {
+  if (differentiated(grad_log_prob, grad_lse, grad_entropy, input)) {
     return composite::softmax_statistics_backward(grad_log_prob, grad_lse, grad_entropy, input,
                                                   index, mask, statistics, dim, temperature);
   }

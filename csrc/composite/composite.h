@@ -15,15 +15,15 @@ inline at::ScalarType accumulation_type(const Tensor& tensor) {
   return at::toOpMathType(tensor.scalar_type());
 }
 
+/// `values`, or `otherwise` where an entry takes no part.
+Tensor where_part(const Tensor& values, const OptionalTensor& mask, double otherwise);
+
 /// Logits over temperature, -inf where `mask` is false; 0 in rows where nothing takes part.
 struct MaskedLogits {
   Tensor logits;
-  Tensor takes_part;  // of the shape of the logits, or undefined
+  OptionalTensor some;  // rows in which something takes part, with a class dimension of 1
 
   MaskedLogits(const Tensor& input, int64_t dim, double temperature, const OptionalTensor& mask);
-
-  /// `values`, or `otherwise` where an entry takes no part.
-  Tensor where_part(const Tensor& values, double otherwise) const;
 };
 
 Tensor softmax(const Tensor& input, int64_t dim, Dtype dtype, double temperature,

@@ -120,10 +120,9 @@ Tensor row_gradient(const CrossEntropyArgs& args, const Terms& terms, const Tens
   return varies ? terms.of_rows(all) : all;
 }
 
-Tensor input_gradient(const CrossEntropyArgs& args, const Terms& terms, const Tensor& grad_output,
-                      const Tensor& normalizer) {
+Tensor input_gradient(const CrossEntropyArgs& args, const Logits& logits, const Terms& terms,
+                      const Tensor& grad_output, const Tensor& normalizer) {
   const int64_t dim = checks::class_dim(args.input);
-  const Logits logits(args);
   const Tensor probability = at::softmax(logits.value, dim);
   Tensor q = terms.uniform.expand_symint(probability.sym_sizes());
   if (terms.index.defined()) {
@@ -144,7 +143,7 @@ Tensor input_gradient(const CrossEntropyArgs& args, const Terms& terms, const Te
 }
 
 /// Each row's maximum of the input, and the log-sum-exp of its logits less their maximum.
-Tensor statistics_of(const CrossEntropyArgs& args) {
+Tensor statistics_of(const CrossEntropyArgs& args, const Logits& logits) {
   const Tensor& input = args.input;
   const int64_t dim = checks::class_dim(input);
   const auto acc = accumulation_type(input);
@@ -156,7 +155,7 @@ Tensor statistics_of(const CrossEntropyArgs& args) {
   const Tensor max = input.to(acc).amax(dim, /*keepdim=*/true);
   CrossEntropyArgs of_max = args;
   of_max.input = max;
-  const Tensor shifted = Logits(args).value - Logits(of_max).value;
+  const Tensor shifted = logits.value - Logits(of_max).value;
   return at::stack({max.squeeze(dim), shifted.exp().sum(dim).log()});
 }
 
@@ -184,10 +183,9 @@ CrossEntropyArgs promote(const CrossEntropyArgs& args, Dtype& dtype) {
 
 namespace {
 
-Tensor loss_of(const CrossEntropyArgs& args, const Terms& terms, const Tensor& normalizer,
-               Dtype dtype) {
+Tensor loss_of(const CrossEntropyArgs& args, const Logits& logits, const Terms& terms,
+               const Tensor& normalizer, Dtype dtype) {
   const int64_t dim = checks::class_dim(args.input);
-  const Logits logits(args);
   const Tensor log_probability = at::log_softmax(logits.value, dim);
   Tensor loss;
   if (terms.index.defined()) {
@@ -212,29 +210,31 @@ Tensor cross_entropy(const CrossEntropyArgs& given, const OptionalTensor& normal
   const CrossEntropyArgs args = promote(given, dtype);
   checks::cross_entropy(args, normalizer, dtype);
   const Terms terms(args);
-  return loss_of(args, terms, normalizer_of(args, terms, normalizer), dtype);
+  return loss_of(args, Logits(args), terms, normalizer_of(args, terms, normalizer), dtype);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyArgs& args,
                                                                  const OptionalTensor& given,
                                                                  Dtype dtype, bool with_gradient) {
   checks::cross_entropy(args, given, dtype);
+  const Logits logits(args);
   const Terms terms(args);
   const Tensor normalizer = normalizer_of(args, terms, given);
   Tensor gradient;
   if (with_gradient) {
     checks::gradient_in_forward(args);
-    gradient = input_gradient(args, terms, at::ones_like(normalizer), normalizer);
+    gradient = input_gradient(args, logits, terms, at::ones_like(normalizer), normalizer);
   } else {
     gradient = at::empty({0}, args.input.options());
   }
-  return {loss_of(args, terms, normalizer, dtype), statistics_of(args), normalizer, gradient};
+  return {loss_of(args, logits, terms, normalizer, dtype), statistics_of(args, logits), normalizer,
+          gradient};
 }
 
 Tensor cross_entropy_backward(const CrossEntropyArgs& args, const Tensor& grad_output,
                               const Tensor& statistics, const Tensor& normalizer) {
   checks::cross_entropy_backward(args, grad_output, statistics, normalizer);
-  return input_gradient(args, Terms(args), grad_output, normalizer);
+  return input_gradient(args, Logits(args), Terms(args), grad_output, normalizer);
 }
 
 Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor& grad_output,

@@ -35,11 +35,21 @@ Tensor row_gradient(const Tensor& grad_output, const Tensor& input, int64_t redu
                                     : grad / at::Scalar(checks::kl_div_divisor(input, reduction));
 }
 
+Tensor loss_of(const Divergence& rows, const Tensor& input, Dtype dtype, int64_t reduction,
+               double temperature) {
+  Tensor loss = temperature * temperature * rows.value.squeeze(-1);
+  if (reduction != checks::kNone) {
+    loss = loss.sum() / at::Scalar(checks::kl_div_divisor(input, reduction));
+  }
+  return loss.to(dtype.value_or(input.scalar_type()));
+}
+
 }  // namespace
 
 Tensor kl_div_with_logits(const Tensor& input, const Tensor& target, Dtype dtype, int64_t reduction,
                           double temperature) {
-  return std::get<0>(kl_div_with_logits_forward(input, target, dtype, reduction, temperature));
+  checks::kl_div_with_logits(input, target, reduction, temperature);
+  return loss_of(Divergence(input, target, temperature), input, dtype, reduction, temperature);
 }
 
 std::tuple<Tensor, Tensor> kl_div_with_logits_forward(const Tensor& input, const Tensor& target,
@@ -48,10 +58,6 @@ std::tuple<Tensor, Tensor> kl_div_with_logits_forward(const Tensor& input, const
   checks::kl_div_with_logits(input, target, reduction, temperature);
   const Divergence rows(input, target, temperature);
   const Tensor divergence = rows.value.squeeze(-1);
-  Tensor loss = temperature * temperature * divergence;
-  if (reduction != checks::kNone) {
-    loss = loss.sum() / at::Scalar(checks::kl_div_divisor(input, reduction));
-  }
   std::vector<Tensor> statistics;
   for (const Tensor& logits : {input, target}) {
     const Tensor wide = logits.to(rows.value.scalar_type());
@@ -60,28 +66,37 @@ std::tuple<Tensor, Tensor> kl_div_with_logits_forward(const Tensor& input, const
     statistics.push_back(at::logsumexp((wide - max.unsqueeze(-1)) / temperature, -1));
   }
   statistics.push_back(divergence - (statistics[1] - statistics[3]));
-  return {loss.to(dtype.value_or(input.scalar_type())), at::stack(statistics)};
+  return {loss_of(rows, input, dtype, reduction, temperature), at::stack(statistics)};
 }
+
+namespace {
+
+/// `derivative`: of a row's divergence times the temperature, by the logits.
+template <typename Derivative>
+Tensor backward(const Tensor& grad_output, const Tensor& input, const Tensor& target,
+                const Tensor& statistics, int64_t reduction, double temperature,
+                Derivative&& derivative) {
+  checks::kl_div_with_logits_backward(grad_output, input, target, statistics, reduction,
+                                      temperature);
+  const Divergence rows(input, target, temperature);
+  return (temperature * row_gradient(grad_output, input, reduction) * derivative(rows))
+      .to(input.scalar_type());
+}
+
+}  // namespace
 
 Tensor kl_div_with_logits_backward(const Tensor& grad_output, const Tensor& input,
                                    const Tensor& target, const Tensor& statistics,
                                    int64_t reduction, double temperature) {
-  checks::kl_div_with_logits_backward(grad_output, input, target, statistics, reduction,
-                                      temperature);
-  const Divergence rows(input, target, temperature);
-  return (temperature * row_gradient(grad_output, input, reduction) * (rows.p - rows.q))
-      .to(input.scalar_type());
+  return backward(grad_output, input, target, statistics, reduction, temperature,
+                  [](const Divergence& rows) { return rows.p - rows.q; });
 }
 
 Tensor kl_div_with_logits_target_backward(const Tensor& grad_output, const Tensor& input,
                                           const Tensor& target, const Tensor& statistics,
                                           int64_t reduction, double temperature) {
-  checks::kl_div_with_logits_backward(grad_output, input, target, statistics, reduction,
-                                      temperature);
-  const Divergence rows(input, target, temperature);
-  return (temperature * row_gradient(grad_output, input, reduction) *
-          (rows.q * (rows.log_ratio - rows.value)))
-      .to(target.scalar_type());
+  return backward(grad_output, input, target, statistics, reduction, temperature,
+                  [](const Divergence& rows) { return rows.q * (rows.log_ratio - rows.value); });
 }
 
 namespace {

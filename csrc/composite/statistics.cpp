@@ -23,7 +23,7 @@ struct Distribution {
   Distribution(const Tensor& input, const OptionalTensor& mask, int64_t dim, double temperature)
       : masked(input.to(accumulation_type(input)), dim, temperature, mask) {
     log_probability = at::log_softmax(masked.logits, dim);
-    probability = masked.where_part(log_probability.exp(), 0);
+    probability = where_part(log_probability.exp(), mask, 0);
     finite_log = at::where(probability == 0, 0, log_probability);
     entropy = -(probability * finite_log).sum(dim, /*keepdim=*/true);
   }
@@ -38,15 +38,13 @@ ops::Statistics softmax_statistics(const Tensor& input, const OptionalTensor& in
   dim = checks::softmax_statistics(name, input, index, mask, dim, temperature, with_argmax);
   const auto dtype = input.scalar_type();
   const Distribution rows(input, mask, dim, temperature);
-  Tensor lse = at::logsumexp(rows.masked.logits, dim, /*keepdim=*/true);
-  if (rows.masked.takes_part.defined()) {
-    lse = at::where(rows.masked.takes_part.any(dim, /*keepdim=*/true), lse, -kInfinity);
-  }
+  const Tensor lse = where_part(at::logsumexp(rows.masked.logits, dim, /*keepdim=*/true),
+                                rows.masked.some, -kInfinity);
   Tensor log_prob = at::empty({0}, input.options());
   if (index.has_value()) {
     const c10::SymInt classes = input.dim() == 0 ? c10::SymInt(1) : input.sym_size(dim);
     const Tensor checked = ops::gather_index(*index, classes, std::nullopt, name);
-    log_prob = rows.masked.where_part(rows.log_probability, -kInfinity).gather(dim, checked);
+    log_prob = where_part(rows.log_probability, mask, -kInfinity).gather(dim, checked);
   }
   const Tensor argmax = with_argmax ? rows.masked.logits.argmax(dim)
                                     : at::empty({0}, input.options().dtype(at::kLong));
@@ -84,7 +82,7 @@ Tensor softmax_statistics_backward(const Tensor& grad_log_prob, const Tensor& gr
         ops::gather_index(*index, classes, std::nullopt, "softmax_statistics_backward");
     result = result.scatter_add(dim, checked, grad_log_prob.to(acc));
   }
-  return (rows.masked.where_part(result, 0) / temperature).to(input.scalar_type());
+  return (where_part(result, mask, 0) / temperature).to(input.scalar_type());
 }
 
 namespace {

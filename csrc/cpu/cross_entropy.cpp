@@ -2,7 +2,6 @@
 
 #include "cross_entropy.h"
 
-#include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <torch/library.h>
@@ -73,12 +72,6 @@ struct Prepared {
     return deterministic_sum(loss_rows.sample_weight, row_count);
   }
 };
-
-template <typename Body>
-void dispatch(const at::Tensor& input, Body&& body) {
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, input.scalar_type(), "cross_entropy",
-                                  [&] { body(scalar_t{}); });
-}
 
 /// Calls `run` with the logits' transform. Without softcap a temperature of 1 is not told apart:
 /// the multiplication by it is exact, and hides behind the memory.

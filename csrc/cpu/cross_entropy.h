@@ -66,6 +66,30 @@ struct RowState {
   V lse() const { return logits.max + log_sum; }
 };
 
+/// Writes the statistics and the losses of the rows, with the z-loss; 0 where a row is not `valid`.
+template <typename Walk, typename Logits, typename acc_t, typename Valid>
+void write_losses(const Walk& walk, const LossRows<acc_t>& loss_rows, RowRange rows,
+                  const Vec<acc_t>& max, const RowState<Logits>& state, Vec<acc_t> loss,
+                  Valid&& valid) {
+  using V = Vec<acc_t>;
+  if (loss_rows.z_loss != 0) {
+    loss = loss + V(loss_rows.z_loss) * state.lse() * state.lse();
+  }
+  for (int64_t lane = 0; lane < rows.count; ++lane) {
+    const int64_t row = rows.first + lane;
+    loss_rows.loss[row] = valid(row) ? walk.lane(loss, lane) * loss_rows.weight_of(row) : acc_t(0);
+    loss_rows.max[row] = walk.lane(max, lane);
+    loss_rows.log_sum[row] = walk.lane(state.log_sum, lane);
+  }
+}
+
+/// What the probabilities are multiplied by in the gradient: `mass` of q, and that of the z-loss.
+template <typename Logits, typename acc_t>
+Vec<acc_t> with_z_loss(const Vec<acc_t>& mass, const LossRows<acc_t>& loss_rows,
+                       const RowState<Logits>& state) {
+  return loss_rows.z_loss == 0 ? mass : mass + Vec<acc_t>(2 * loss_rows.z_loss) * state.lse();
+}
+
 /// The state from the statistics that forward left.
 template <typename Walk, typename Logits, typename acc_t>
 RowState<Logits> known_state(const Walk& walk, const Logits& logits,
@@ -137,16 +161,8 @@ struct IndexRow {
       if constexpr (kSmooth) {
         loss = loss + V(smoothing.each_class) * (V(smoothing.weight_sum) * state.log_sum - dot);
       }
-      if (loss_rows.z_loss != 0) {
-        loss = loss + V(loss_rows.z_loss) * state.lse() * state.lse();
-      }
-      for (int64_t lane = 0; lane < rows.count; ++lane) {
-        const int64_t row = rows.first + lane;
-        loss_rows.loss[row] =
-            target.valid(row) ? walk.lane(loss, lane) * loss_rows.weight_of(row) : acc_t(0);
-        loss_rows.max[row] = walk.lane(max, lane);
-        loss_rows.log_sum[row] = walk.lane(state.log_sum, lane);
-      }
+      write_losses(walk, loss_rows, rows, max, state, loss,
+                   [&](int64_t row) { return target.valid(row); });
     } else {
       state = known_state(walk, logits, loss_rows, rows);
     }
@@ -171,9 +187,7 @@ struct IndexRow {
                               return smoothing.weight[target.index[row]];
                             });
     }
-    if (loss_rows.z_loss != 0) {
-      mass = mass + V(2 * loss_rows.z_loss) * state.lse();
-    }
+    mass = with_z_loss(mass, loss_rows, state);
     // The target's entry, with q_target subtracted before rounding.
     const V value_target = state.logits.value(x_target);
     V grad_target =
@@ -264,16 +278,8 @@ struct ProbabilityRow {
       state.sum = sums[0];
       state.log_sum = walk.log(state.sum);
       mass = sums[2];
-      V loss = mass * state.log_sum - sums[1];
-      if (loss_rows.z_loss != 0) {
-        loss = loss + V(loss_rows.z_loss) * state.lse() * state.lse();
-      }
-      for (int64_t lane = 0; lane < rows.count; ++lane) {
-        const int64_t row = rows.first + lane;
-        loss_rows.loss[row] = walk.lane(loss, lane) * loss_rows.weight_of(row);
-        loss_rows.max[row] = walk.lane(max, lane);
-        loss_rows.log_sum[row] = walk.lane(state.log_sum, lane);
-      }
+      write_losses(walk, loss_rows, rows, max, state, mass * state.log_sum - sums[1],
+                   [](int64_t) { return true; });
     } else {
       state = known_state(walk, logits, loss_rows, rows);
       mass = walk.sum(q_of);
@@ -281,9 +287,7 @@ struct ProbabilityRow {
     if (!loss_rows.with_gradient) {
       return;
     }
-    if (loss_rows.z_loss != 0) {
-      mass = mass + V(2 * loss_rows.z_loss) * state.lse();
-    }
+    mass = with_z_loss(mass, loss_rows, state);
     const V grad = V(logits.per_temperature()) * walk.per_row(rows, [&](int64_t row, int64_t) {
       return loss_rows.gradient_of(row);
     });

@@ -4,7 +4,6 @@
 // T^2 KL(q || p) = T^2 sum_c q_c (log q_c - log p_c), and its gradients are
 //   d / dx_c = T (p_c - q_c)        d / dy_c = T q_c (log q_c - log p_c - KL).
 
-#include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mul.h>
 #include <torch/library.h>
@@ -130,12 +129,6 @@ struct TargetGradient {
     });
   }
 };
-
-template <typename Body>
-void dispatch(const at::Tensor& input, Body&& body) {
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, input.scalar_type(),
-                                  "kl_div_with_logits", [&] { body(scalar_t{}); });
-}
 
 std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& input, const at::Tensor& target,
                                            Dtype dtype, int64_t reduction, double temperature) {

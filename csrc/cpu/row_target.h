@@ -15,11 +15,16 @@ namespace torchsoftmax::cpu {
 /// the message does not depend on the number of threads.
 class BadIndex {
  public:
-  void found(int64_t position) {
+  /// Whether the index at a position is in range; notes the position where it is not.
+  bool accepts(int64_t index, int64_t classes, int64_t position) {
+    if (index >= 0 && index < classes) {
+      return true;
+    }
     int64_t first = first_.load(std::memory_order_relaxed);
     while (position < first &&
            !first_.compare_exchange_weak(first, position, std::memory_order_relaxed)) {
     }
+    return false;
   }
 
   void raise(const char* name, const int64_t* index, int64_t classes,
@@ -44,14 +49,7 @@ struct RowTarget {
 
   /// Whether the row takes part; only then may memory be read with its index.
   bool valid(int64_t row) const {
-    if (index[row] == ignore_index) {
-      return false;
-    }
-    if (index[row] < 0 || index[row] >= classes) {
-      bad->found(row);
-      return false;
-    }
-    return true;
+    return index[row] != ignore_index && bad->accepts(index[row], classes, row);
   }
 
   bool any_valid(RowRange rows) const {

@@ -1,6 +1,5 @@
 // softmax and log_softmax, forward and backward: four policies on the loop of rows.h.
 
-#include <ATen/Dispatch.h>
 #include <ATen/WrapDimUtils.h>
 #include <torch/library.h>
 
@@ -136,7 +135,8 @@ at::Tensor forward(const char* name, const at::Tensor& self, int64_t dim, Dtype 
   checks::softmax(name, input, temperature, mask);
   dim = at::maybe_wrap_dim(dim, input.dim());
   at::Tensor output = empty_contiguous_like(input);
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, input.scalar_type(), "softmax", [&] {
+  dispatch(input, [&](auto type) {
+    using scalar_t = decltype(type);
     using acc_t = acc_type<scalar_t>;
     const at::Tensor source = like_rows_of(output, input, dim);
     const auto out = rows_of<scalar_t>(output, dim);
@@ -157,16 +157,15 @@ at::Tensor backward(const char* name, const at::Tensor& grad_output, const at::T
   checks::softmax_backward(name, grad_output, output, temperature, mask);
   dim = at::maybe_wrap_dim(dim, output.dim());
   at::Tensor grad_input = empty_contiguous_like(output);
-  AT_DISPATCH_FLOATING_TYPES_AND2(
-      at::kHalf, at::kBFloat16, output.scalar_type(), "softmax_backward", [&] {
-        using acc_t = acc_type<scalar_t>;
-        const at::Tensor grad = like_rows_of(grad_input, grad_output, dim);
-        const at::Tensor y = like_rows_of(grad_input, output, dim);
-        for_each_masked_row<acc_t>(Policy<acc_t>{static_cast<acc_t>(1 / temperature)}, mask, output,
-                                   dim, rows_of<scalar_t>(grad_input, dim),
-                                   rows_of<const scalar_t>(grad, dim),
-                                   rows_of<const scalar_t>(y, dim));
-      });
+  dispatch(output, [&](auto type) {
+    using scalar_t = decltype(type);
+    using acc_t = acc_type<scalar_t>;
+    const at::Tensor grad = like_rows_of(grad_input, grad_output, dim);
+    const at::Tensor y = like_rows_of(grad_input, output, dim);
+    for_each_masked_row<acc_t>(Policy<acc_t>{static_cast<acc_t>(1 / temperature)}, mask, output,
+                               dim, rows_of<scalar_t>(grad_input, dim),
+                               rows_of<const scalar_t>(grad, dim), rows_of<const scalar_t>(y, dim));
+  });
   return grad_input;
 }
 

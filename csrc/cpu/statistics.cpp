@@ -4,7 +4,6 @@
 // are
 //   d log p_k / dz_c = [c = k] - p_c      d lse / dz_c = p_c      dH / dz_c = -p_c (log p_c + H).
 
-#include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -26,13 +25,7 @@ struct RowIndices {
   int64_t classes = 0;
   BadIndex* bad = nullptr;
 
-  bool valid(int64_t position) const {
-    if (index[position] < 0 || index[position] >= classes) {
-      bad->found(position);
-      return false;
-    }
-    return true;
-  }
+  bool valid(int64_t position) const { return bad->accepts(index[position], classes, position); }
 };
 
 /// p log p, as e = exp(z) and z, is 0 where p is: also at z = -inf.
@@ -197,12 +190,6 @@ struct Backward {
 template <typename value_t>
 at::Tensor row_by_row(const at::Tensor& tensor, int64_t dim) {
   return dense<value_t>(tensor.dim() == 0 ? tensor : tensor.movedim(dim, -1));
-}
-
-template <typename Body>
-void dispatch(const at::Tensor& input, Body&& body) {
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, input.scalar_type(),
-                                  "softmax_statistics", [&] { body(scalar_t{}); });
 }
 
 RowIndices indices_of(const at::Tensor& index, const at::Tensor& input, int64_t dim,

@@ -1,6 +1,7 @@
 #pragma once
 // From tensors to the rows that kernels work on.
 
+#include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/core/ScalarTypeToTypeMeta.h>
@@ -8,6 +9,14 @@
 #include "row_tensor.h"
 
 namespace torchsoftmax::cpu {
+
+/// Calls `body` with a value of the type of the elements of `tensor`, which the checks have
+/// allowed.
+template <typename Body>
+void dispatch(const at::Tensor& tensor, Body&& body) {
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, tensor.scalar_type(), "torchsoftmax",
+                                  [&] { body(scalar_t{}); });
+}
 
 /// `tensor` as contiguous values of that type: itself, or a copy.
 template <typename value_t>
