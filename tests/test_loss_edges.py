@@ -371,23 +371,26 @@ def test_entropy_is_from_zero_to_log_of_the_number_of_classes() -> None:
 # What is kept for backward
 
 
-def test_nothing_of_the_size_of_the_logits_is_saved_beside_the_inputs() -> None:
+# Of logits, other logits, a target for each row and a mask.
+SAVING: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "kl_div": lambda x, y, t, m: torchsoftmax.kl_div_with_logits(x, y, temperature=2.0),
+    "selective": lambda x, y, t, m: torchsoftmax.selective_log_softmax(x, t[:, None]),
+    "entropy": lambda x, y, t, m: torchsoftmax.entropy_with_logits(x, 1, mask=m),
+    "statistics": lambda x, y, t, m: torchsoftmax.softmax_statistics(x, t).entropy,
+}
+
+
+@pytest.mark.parametrize("name", SAVING)
+def test_nothing_of_the_size_of_the_logits_is_saved_beside_the_inputs(name: str) -> None:
     rows, classes = 64, 1000
-    x, other = (torch.randn(rows, classes, requires_grad=True) for _ in range(2))
+    x, y = (torch.randn(rows, classes, requires_grad=True) for _ in range(2))
     target, mask = torch.randint(classes, (rows,)), random_mask(rows, classes)
-    calls: dict[str, Callable[[], Tensor]] = {
-        "kl": lambda: torchsoftmax.kl_div_with_logits(x, other, temperature=2.0),
-        "selective": lambda: torchsoftmax.selective_log_softmax(x, target[:, None]),
-        "entropy": lambda: torchsoftmax.entropy_with_logits(x, 1, mask=mask),
-        "statistics": lambda: torchsoftmax.softmax_statistics(x, target).entropy,
-    }
-    inputs = {t.untyped_storage().data_ptr() for t in (x, other, target, mask)}
-    for name, call in calls.items():
-        saved: list[Tensor] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-            call()
-        own = [t.numel() for t in saved if t.untyped_storage().data_ptr() not in inputs]
-        assert sum(own) <= 6 * rows, (name, own)
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        SAVING[name](x, y, target, mask)
+    inputs = {t.untyped_storage().data_ptr() for t in (x, y, target, mask)}
+    own = [t.numel() for t in saved if t.untyped_storage().data_ptr() not in inputs]
+    assert sum(own) <= 6 * rows, own
 
 
 # Modules
