@@ -63,7 +63,8 @@ struct Prepared {
   double total_weight(int64_t row_count, bool empty) const {
     if (!probabilities) {
       return deterministic_sum_of(row_count, [&](int64_t row) {
-        return rows.valid(row) ? rows.weight_of(row) * loss_rows.weight_of(row) : acc_t(0);
+        const acc_t sample = loss_rows.sample_weight ? loss_rows.sample_weight[row] : acc_t(1);
+        return rows.valid(row) ? rows.weight_of(row) * sample : acc_t(0);
       });
     }
     if (empty || loss_rows.sample_weight == nullptr) {
@@ -73,8 +74,7 @@ struct Prepared {
   }
 };
 
-/// Calls `run` with the logits' transform. Without softcap a temperature of 1 is not told apart:
-/// the multiplication by it is exact, and hides behind the memory.
+/// Calls `run` with the logits' transform.
 template <typename acc_t, typename Run>
 void with_logits(const CrossEntropyArgs& args, Run&& run) {
   if (args.softcap != 0) {
@@ -93,7 +93,8 @@ void run_rows(const CrossEntropyArgs& args, const Prepared<acc_t>& prepared,
   with_logits<acc_t>(args, [&](const auto& logits) {
     using Logits = std::decay_t<decltype(logits)>;
     if (prepared.probabilities) {
-      const ProbabilityRow<acc_t, Logits> policy{logits, prepared.smoothing, prepared.loss_rows};
+      const ProbabilityRow<acc_t, Logits> policy{
+          {}, logits, prepared.smoothing, prepared.loss_rows};
       const at::Tensor target = like_rows_of(input, prepared.target, dim);
       if (target.scalar_type() == c10::CppTypeToScalarType<scalar_t>::value) {
         for_each_row<acc_t>(policy, out, logits_rows, rows_of<const scalar_t>(target, dim));
@@ -102,13 +103,15 @@ void run_rows(const CrossEntropyArgs& args, const Prepared<acc_t>& prepared,
         for_each_row<acc_t>(policy, out, logits_rows, rows_of<const acc_t>(wide, dim));
       }
     } else if (prepared.smooth) {
-      for_each_row<acc_t>(IndexRow<acc_t, Logits, true>{logits, prepared.rows, prepared.smoothing,
-                                                        prepared.loss_rows},
-                          out, logits_rows);
+      for_each_row<acc_t>(
+          IndexRow<acc_t, Logits, true>{
+              {}, logits, prepared.rows, prepared.smoothing, prepared.loss_rows},
+          out, logits_rows);
     } else {
-      for_each_row<acc_t>(IndexRow<acc_t, Logits, false>{logits, prepared.rows, prepared.smoothing,
-                                                         prepared.loss_rows},
-                          out, logits_rows);
+      for_each_row<acc_t>(
+          IndexRow<acc_t, Logits, false>{
+              {}, logits, prepared.rows, prepared.smoothing, prepared.loss_rows},
+          out, logits_rows);
     }
   });
 }
@@ -249,7 +252,7 @@ at::Tensor target_backward(const CrossEntropyArgs& args, const at::Tensor& grad_
     const auto input_rows = rows_of<const scalar_t>(source, dim);
     with_logits<acc_t>(args, [&](const auto& logits) {
       const TargetGradientRow<acc_t, std::decay_t<decltype(logits)>> policy{
-          logits, prepared.smoothing, prepared.loss_rows};
+          {}, logits, prepared.smoothing, prepared.loss_rows};
       if (same) {
         for_each_row<acc_t>(policy, rows_of<scalar_t>(result, dim), input_rows);
       } else {

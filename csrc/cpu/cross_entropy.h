@@ -47,64 +47,68 @@ struct LossRows {
   acc_t z_loss = 0;
 
   bool forward() const { return loss != nullptr; }
-  acc_t weight_of(int64_t row) const {
-    return sample_weight == nullptr ? acc_t(1) : sample_weight[row];
+
+  /// The weights of the rows.
+  template <typename Walk>
+  auto weights(const Walk& walk, RowRange rows) const {
+    using V = typename Walk::V;
+    return sample_weight == nullptr ? V(1) : walk.load_rows(sample_weight, rows);
   }
-  acc_t gradient_of(int64_t row) const {
-    return (row_gradient == nullptr ? gradient : row_gradient[row]) * weight_of(row);
+  /// d objective / d loss of the rows.
+  template <typename Walk>
+  auto gradients(const Walk& walk, RowRange rows) const {
+    using V = typename Walk::V;
+    const V each = row_gradient == nullptr ? V(gradient) : walk.load_rows(row_gradient, rows);
+    return each * weights(walk, rows);
   }
 };
 
-/// A row's (or a vector of rows') logits, the log-sum-exp less their maximum, and that sum.
-template <typename Logits>
+/// A row's (or neighbouring rows') logits, the log-sum-exp less their maximum, and that sum.
+template <typename Row, typename V>
 struct RowState {
-  using V = typename Logits::V;
-  typename Logits::Row logits;
+  Row logits;
   V log_sum;
   V sum;  // of exp(z - max); known in forward only
 
   V lse() const { return logits.max + log_sum; }
 };
 
-/// Writes the statistics and the losses of the rows, with the z-loss; 0 where a row is not `valid`.
-template <typename Walk, typename Logits, typename acc_t, typename Valid>
+/// The state with a row's maximum, from the statistics that forward left or still without its sums.
+template <typename Walk, typename Logits, typename acc_t>
+auto state_of(const Walk& walk, const Logits& logits, const LossRows<acc_t>& loss_rows,
+              RowRange rows, const typename Walk::V& max) {
+  using V = typename Walk::V;
+  const auto row = logits.of_row(max);
+  const V log_sum = loss_rows.forward() ? V(0) : walk.load_rows(loss_rows.known_log_sum, rows);
+  return RowState<std::decay_t<decltype(row)>, V>{row, log_sum, V(0)};
+}
+
+/// Writes the statistics and the losses of the rows, with the z-loss; 0 in the lanes in which
+/// `valid` is 0.
+template <typename Walk, typename acc_t, typename State>
 void write_losses(const Walk& walk, const LossRows<acc_t>& loss_rows, RowRange rows,
-                  const Vec<acc_t>& max, const RowState<Logits>& state, Vec<acc_t> loss,
-                  Valid&& valid) {
-  using V = Vec<acc_t>;
+                  const typename Walk::V& max, const State& state, typename Walk::V loss,
+                  const typename Walk::V& valid) {
+  using V = typename Walk::V;
   if (loss_rows.z_loss != 0) {
     loss = loss + V(loss_rows.z_loss) * state.lse() * state.lse();
   }
-  for (int64_t lane = 0; lane < rows.count; ++lane) {
-    const int64_t row = rows.first + lane;
-    loss_rows.loss[row] = valid(row) ? walk.lane(loss, lane) * loss_rows.weight_of(row) : acc_t(0);
-    loss_rows.max[row] = walk.lane(max, lane);
-    loss_rows.log_sum[row] = walk.lane(state.log_sum, lane);
-  }
+  loss = V::blendv(V(0), loss * loss_rows.weights(walk, rows), valid != V(0));
+  walk.store_rows(loss_rows.loss, rows, loss);
+  walk.store_rows(loss_rows.max, rows, max);
+  walk.store_rows(loss_rows.log_sum, rows, state.log_sum);
 }
 
 /// What the probabilities are multiplied by in the gradient: `mass` of q, and that of the z-loss.
-template <typename Logits, typename acc_t>
-Vec<acc_t> with_z_loss(const Vec<acc_t>& mass, const LossRows<acc_t>& loss_rows,
-                       const RowState<Logits>& state) {
-  return loss_rows.z_loss == 0 ? mass : mass + Vec<acc_t>(2 * loss_rows.z_loss) * state.lse();
-}
-
-/// The state from the statistics that forward left.
-template <typename Walk, typename Logits, typename acc_t>
-RowState<Logits> known_state(const Walk& walk, const Logits& logits,
-                             const LossRows<acc_t>& loss_rows, RowRange rows) {
-  const auto max =
-      walk.per_row(rows, [&](int64_t row, int64_t) { return loss_rows.known_max[row]; });
-  return {logits.of_row(max),
-          walk.per_row(rows, [&](int64_t row, int64_t) { return loss_rows.known_log_sum[row]; }),
-          typename Logits::V(0)};
+template <typename V, typename acc_t, typename State>
+V with_z_loss(const V& mass, const LossRows<acc_t>& loss_rows, const State& state) {
+  return loss_rows.z_loss == 0 ? mass : mass + V(2 * loss_rows.z_loss) * state.lse();
 }
 
 template <typename acc_t, typename Logits, bool kSmooth>
-struct IndexRow {
-  using V = Vec<acc_t>;
+struct IndexRow : Policy {
   static constexpr bool kKeeps = !Logits::kCapped;
+  static constexpr bool kDirect = true;
 
   Logits logits;
   RowTarget<acc_t> target;
@@ -114,25 +118,33 @@ struct IndexRow {
   template <typename Walk, typename Keep, typename Out, typename In>
   void operator()(const Walk& walk, RowRange rows, const Keep& keep, const Out& out,
                   const In& input) const {
-    if (!target.any_valid(rows)) {
+    using V = typename Walk::V;
+    const auto targets = target.template of_rows<Walk::kRows>(rows);
+    if (!targets.any) {
       leave_out(walk, rows, out);
       return;
     }
     const auto of_rows = [&](auto&& value) {
-      return walk.per_row(rows, [&](int64_t row, int64_t lane) {
-        return target.valid(row) ? static_cast<acc_t>(value(row, lane)) : acc_t(0);
+      return walk.per_row(rows, [&](int64_t, int64_t lane) {
+        const int64_t index = targets.index[lane];
+        return index < 0 ? acc_t(0) : static_cast<acc_t>(value(index, lane));
       });
     };
+    const V valid = targets.all ? V(1) : of_rows([](int64_t, int64_t) { return 1; });
+    const V weight = target.weight == nullptr
+                         ? valid
+                         : of_rows([&](int64_t c, int64_t) { return target.weight[c]; });
+    const V picked = V(smoothing.target) * weight;
+    const bool forward = loss_rows.forward();
+    const bool keeps = kKeeps && forward && loss_rows.with_gradient;
+
+    const V max = forward
+                      ? walk.maximum([&](int64_t i, auto lanes) { return input.first(i, lanes); })
+                      : walk.load_rows(loss_rows.known_max, rows);
+    auto state = state_of(walk, logits, loss_rows, rows, max);
     // Read before anything is written.
-    const V x_target =
-        of_rows([&](int64_t row, int64_t lane) { return walk.at(input, target.index[row], lane); });
-    const V picked =
-        of_rows([&](int64_t row, int64_t) { return smoothing.target * target.weight_of(row); });
-    const bool keeps = kKeeps && loss_rows.forward() && loss_rows.with_gradient;
-    RowState<Logits> state;
-    if (loss_rows.forward()) {
-      const V max = walk.maximum([&](int64_t i, auto lanes) { return input.load(i, lanes); });
-      state.logits = logits.of_row(max);
+    const V x_target = of_rows([&](int64_t c, int64_t lane) { return walk.at(input, c, lane); });
+    if (forward) {
       const auto exponential = [&](int64_t i, const V& z, auto lanes) {
         const V e = exp_nonpositive(z);
         if (keeps) {
@@ -161,31 +173,19 @@ struct IndexRow {
       if constexpr (kSmooth) {
         loss = loss + V(smoothing.each_class) * (V(smoothing.weight_sum) * state.log_sum - dot);
       }
-      write_losses(walk, loss_rows, rows, max, state, loss,
-                   [&](int64_t row) { return target.valid(row); });
-    } else {
-      state = known_state(walk, logits, loss_rows, rows);
+      write_losses(walk, loss_rows, rows, max, state, loss, valid);
     }
-    if (loss_rows.with_gradient) {
-      gradient(walk, rows, keep, out, input, state, of_rows, keeps, x_target, picked);
+    if (!loss_rows.with_gradient) {
+      return;
     }
-  }
-
- private:
-  template <typename Walk, typename Keep, typename Out, typename In, typename OfRows>
-  void gradient(const Walk& walk, RowRange rows, const Keep& keep, const Out& out, const In& input,
-                const RowState<Logits>& state, const OfRows& of_rows, bool keeps, const V& x_target,
-                const V& picked) const {
-    const V grad = V(logits.per_temperature()) *
-                   of_rows([&](int64_t row, int64_t) { return loss_rows.gradient_of(row); });
+    const V grad = V(logits.per_temperature()) * valid * loss_rows.gradients(walk, rows);
     const V share(smoothing.each_class);
     V mass = picked;
     V q_target = picked;
     if constexpr (kSmooth) {
       mass = mass + share * V(smoothing.weight_sum);
-      q_target = q_target + share * of_rows([&](int64_t row, int64_t) {
-                              return smoothing.weight[target.index[row]];
-                            });
+      q_target =
+          q_target + share * of_rows([&](int64_t c, int64_t) { return smoothing.weight[c]; });
     }
     mass = with_z_loss(mass, loss_rows, state);
     // The target's entry, with q_target subtracted before rounding.
@@ -194,48 +194,58 @@ struct IndexRow {
         grad *
         (mass * exp_nonpositive(state.logits.shifted(value_target) - state.log_sum) - q_target);
     grad_target = state.logits.times_slope(grad_target, value_target);
-    const V grad_share = grad * share;
-    const bool blend = !Walk::kAlong && !target.all_valid(rows);
-    const V valid = of_rows([](int64_t, int64_t) { return 1; });
-    const auto store = [&](int64_t i, V value, auto lanes) {
-      if (blend) {  // an ignored row may hold nan, its gradient is 0
-        value = V::blendv(V(0), value, valid != V(0));
-      }
-      out.store(i, value, lanes);
-    };
-    const auto less_share = [&](int64_t i, const V& value, auto lanes) {
-      if constexpr (kSmooth) {
-        return value - grad_share * walk.per_class(smoothing.weight, i, lanes);
-      } else {
-        return value;
-      }
-    };
-    if (keeps) {
-      const V scale = grad * mass / state.sum;
-      walk.for_each([&](int64_t i, auto lanes) {
-        store(i, less_share(i, scale * keep.load(i, lanes), lanes), lanes);
-      });
-    } else {
-      const V scale = grad * mass;
-      walk.for_each([&](int64_t i, auto lanes) {
-        const V value = state.logits.value(input.load(i, lanes));
-        const V p = exp_nonpositive(state.logits.shifted(value) - state.log_sum);
-        const V result = less_share(i, scale * p, lanes);
-        store(i, state.logits.times_slope(result, value), lanes);
-      });
-    }
+    write_gradient(walk, keep, out, input, state, keeps, grad * mass, grad * share,
+                   targets.all ? nullptr : &valid);
+    std::array<acc_t, Walk::kRows> entries;
+    walk.store_lanes(entries.data(), grad_target);
     for (int64_t lane = 0; lane < rows.count; ++lane) {
-      if (target.valid(rows.first + lane)) {
-        auto& entry = walk.at(out, target.index[rows.first + lane], lane);
-        entry = static_cast<std::decay_t<decltype(entry)>>(walk.lane(grad_target, lane));
+      if (targets.index[lane] >= 0) {
+        walk.put(out, targets.index[lane], lane, entries[lane]);
       }
     }
   }
 
+ private:
+  /// The gradient but for the target's entry. `some_valid`: 0 in the lanes of ignored rows, where
+  /// there are any: they may hold nan, their gradient is 0.
+  template <typename Walk, typename Keep, typename Out, typename In, typename State, typename V>
+  void write_gradient(const Walk& walk, const Keep& keep, const Out& out, const In& input,
+                      const State& state, bool keeps, const V& mass, const V& grad_share,
+                      const V* some_valid) const {
+    const auto less_share = [&](int64_t i, V value, auto lanes) {
+      if constexpr (kSmooth) {
+        value = value - grad_share * walk.per_class(smoothing.weight, i, lanes);
+      }
+      return value;
+    };
+    const auto write = [&](int64_t i, V value, auto lanes) {
+      if (!Walk::kAlong && some_valid != nullptr) {
+        value = V::blendv(V(0), value, *some_valid != V(0));
+      }
+      out.store(i, value, lanes);
+    };
+    if (keeps) {
+      const V scale = mass / state.sum;
+      walk.for_each([&](int64_t i, auto lanes) {
+        write(i, less_share(i, scale * keep.load(i, lanes), lanes), lanes);
+      });
+      return;
+    }
+    walk.for_each([&](int64_t i, auto lanes) {
+      const V x = loss_rows.forward() ? input.load(i, lanes) : input.first(i, lanes);
+      const V value = state.logits.value(x);
+      const V p = exp_nonpositive(state.logits.shifted(value) - state.log_sum);
+      write(i, state.logits.times_slope(less_share(i, mass * p, lanes), value), lanes);
+    });
+  }
+
   template <typename Walk, typename Out>
   void leave_out(const Walk& walk, RowRange rows, const Out& out) const {
-    for (int64_t row = rows.first; loss_rows.forward() && row < rows.first + rows.count; ++row) {
-      loss_rows.loss[row] = loss_rows.max[row] = loss_rows.log_sum[row] = 0;
+    using V = typename Walk::V;
+    if (loss_rows.forward()) {
+      for (acc_t* values : {loss_rows.loss, loss_rows.max, loss_rows.log_sum}) {
+        walk.store_rows(values, rows, V(0));
+      }
     }
     if (loss_rows.with_gradient) {
       walk.for_each([&](int64_t i, auto lanes) { out.store(i, V(0), lanes); });
@@ -244,8 +254,7 @@ struct IndexRow {
 };
 
 template <typename acc_t, typename Logits>
-struct ProbabilityRow {
-  using V = Vec<acc_t>;
+struct ProbabilityRow : Policy {
   static constexpr bool kKeeps = !Logits::kCapped;
 
   Logits logits;
@@ -255,17 +264,20 @@ struct ProbabilityRow {
   template <typename Walk, typename Keep, typename Out, typename In, typename Target>
   void operator()(const Walk& walk, RowRange rows, const Keep& keep, const Out& out,
                   const In& input, const Target& target) const {
+    using V = typename Walk::V;
     const V target_scale(smoothing.target), share(smoothing.each_class);
     const auto q_of = [&](int64_t i, auto lanes) {
       return walk.per_class(smoothing.weight, i, lanes) *
-             at::vec::fmadd(target.load(i, lanes), target_scale, share);
+             fmadd(target.load(i, lanes), target_scale, share);
     };
     const bool keeps = kKeeps && loss_rows.forward() && loss_rows.with_gradient;
-    RowState<Logits> state;
+    const bool forward = loss_rows.forward();
+    const V max = forward
+                      ? walk.maximum([&](int64_t i, auto lanes) { return input.load(i, lanes); })
+                      : walk.load_rows(loss_rows.known_max, rows);
+    auto state = state_of(walk, logits, loss_rows, rows, max);
     V mass(0);
-    if (loss_rows.forward()) {
-      const V max = walk.maximum([&](int64_t i, auto lanes) { return input.load(i, lanes); });
-      state.logits = logits.of_row(max);
+    if (forward) {
       const auto sums = walk.template sums<3>([&](int64_t i, auto lanes) {
         const V z = state.logits.shifted(state.logits.value(input.load(i, lanes)));
         const V q = q_of(i, lanes);
@@ -278,19 +290,15 @@ struct ProbabilityRow {
       state.sum = sums[0];
       state.log_sum = walk.log(state.sum);
       mass = sums[2];
-      write_losses(walk, loss_rows, rows, max, state, mass * state.log_sum - sums[1],
-                   [](int64_t) { return true; });
+      write_losses(walk, loss_rows, rows, max, state, mass * state.log_sum - sums[1], V(1));
     } else {
-      state = known_state(walk, logits, loss_rows, rows);
       mass = walk.sum(q_of);
     }
     if (!loss_rows.with_gradient) {
       return;
     }
     mass = with_z_loss(mass, loss_rows, state);
-    const V grad = V(logits.per_temperature()) * walk.per_row(rows, [&](int64_t row, int64_t) {
-      return loss_rows.gradient_of(row);
-    });
+    const V grad = V(logits.per_temperature()) * loss_rows.gradients(walk, rows);
     if (keeps) {
       const V scale = mass / state.sum;
       walk.for_each([&](int64_t i, auto lanes) {
@@ -309,10 +317,7 @@ struct ProbabilityRow {
 
 /// The gradient of class probabilities: (1 - e) w_c (lse - z_c).
 template <typename acc_t, typename Logits>
-struct TargetGradientRow {
-  using V = Vec<acc_t>;
-  static constexpr bool kKeeps = false;
-
+struct TargetGradientRow : Policy {
   Logits logits;
   Smoothing<acc_t> smoothing;
   LossRows<acc_t> loss_rows;
@@ -320,9 +325,10 @@ struct TargetGradientRow {
   template <typename Walk, typename Keep, typename Out, typename In>
   void operator()(const Walk& walk, RowRange rows, const Keep&, const Out& out,
                   const In& input) const {
-    const RowState<Logits> state = known_state(walk, logits, loss_rows, rows);
-    const V grad = walk.per_row(
-        rows, [&](int64_t row, int64_t) { return smoothing.target * loss_rows.gradient_of(row); });
+    using V = typename Walk::V;
+    const auto state =
+        state_of(walk, logits, loss_rows, rows, walk.load_rows(loss_rows.known_max, rows));
+    const V grad = V(smoothing.target) * loss_rows.gradients(walk, rows);
     walk.for_each([&](int64_t i, auto lanes) {
       const V z = state.logits.shifted(state.logits.value(input.load(i, lanes)));
       out.store(i, grad * walk.per_class(smoothing.weight, i, lanes) * (state.log_sum - z), lanes);

@@ -25,10 +25,8 @@ V times_log_ratio(const V& q, const V& log_ratio) {
 }
 
 template <typename acc_t>
-struct Forward {
+struct Forward : Policy {
   using V = Vec<acc_t>;
-  static constexpr bool kKeeps = false;
-
   ScaledLogits<acc_t, false> logits;
   acc_t* statistics;  // of each row: max, log_sum of input, of target, mean_difference
   int64_t row_count;
@@ -60,7 +58,7 @@ struct Forward {
 template <typename acc_t>
 struct KnownRows {
   using V = Vec<acc_t>;
-  using Row = typename ScaledLogits<acc_t, false>::Row;
+  using Row = typename ScaledLogits<acc_t, false>::template Row<V>;
 
   ScaledLogits<acc_t, false> logits;
   const acc_t* statistics;
@@ -94,9 +92,7 @@ struct KnownRows {
 };
 
 template <typename acc_t>
-struct InputGradient {
-  static constexpr bool kKeeps = false;
-
+struct InputGradient : Policy {
   KnownRows<acc_t> known;
 
   template <typename Walk, typename Keep, typename Out, typename In, typename Target>
@@ -112,9 +108,7 @@ struct InputGradient {
 };
 
 template <typename acc_t>
-struct TargetGradient {
-  static constexpr bool kKeeps = false;
-
+struct TargetGradient : Policy {
   KnownRows<acc_t> known;
 
   template <typename Walk, typename Keep, typename Out, typename In, typename Target>
@@ -149,9 +143,9 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& input, const at::Te
       statistics.zero_();
     } else {
       const at::Tensor other = like_rows_of(input, target, dim);
-      for_each_row<acc_t>(Forward<acc_t>{ScaledLogits<acc_t, false>(temperature), values, out.rows},
-                          out, rows_of<const scalar_t>(input, dim),
-                          rows_of<const scalar_t>(other, dim));
+      for_each_row<acc_t>(
+          Forward<acc_t>{{}, ScaledLogits<acc_t, false>(temperature), values, out.rows}, out,
+          rows_of<const scalar_t>(input, dim), rows_of<const scalar_t>(other, dim));
     }
     const double scale = temperature * temperature;
     const auto divergence = [&, rows = out.rows](int64_t row) {  // of log q - log p, in two parts
@@ -175,14 +169,14 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& input, const at::Te
   return {loss.to(dtype.value_or(input.scalar_type())), statistics};
 }
 
-template <template <typename> typename Policy>
+template <template <typename> typename Kernel>
 at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& input,
                     const at::Tensor& target, const at::Tensor& given_statistics, int64_t reduction,
                     double temperature) {
   checks::kl_div_with_logits_backward(grad_output, input, target, given_statistics, reduction,
                                       temperature);
   const int64_t dim = input.dim() - 1;
-  const bool of_input = std::is_same_v<Policy<float>, InputGradient<float>>;
+  const bool of_input = std::is_same_v<Kernel<float>, InputGradient<float>>;
   at::Tensor result = empty_gradient_like(of_input ? input : target, input.scalar_type());
   dispatch(input, [&](auto type) {
     using scalar_t = decltype(type);
@@ -199,7 +193,7 @@ at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& input,
                                  statistics.const_data_ptr<acc_t>(), out.rows,
                                  each ? gradient : nullptr, each ? acc_t(0) : *gradient};
     const at::Tensor x = like_rows_of(result, input, dim), y = like_rows_of(result, target, dim);
-    for_each_row<acc_t>(Policy<acc_t>{known}, out, rows_of<const scalar_t>(x, dim),
+    for_each_row<acc_t>(Kernel<acc_t>{{}, known}, out, rows_of<const scalar_t>(x, dim),
                         rows_of<const scalar_t>(y, dim));
   });
   return result;

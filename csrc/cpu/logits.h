@@ -5,15 +5,16 @@
 // work with. A transform is asked for the row's own (`of_row`) once the maximum is known:
 // `value(x)` is what is left of a softcap, and `shifted(value)` the difference.
 
-#include "vec.h"
+#include <cmath>
+
+#include "pack.h"
 
 namespace torchsoftmax::cpu {
 
 /// z = x.
 template <typename acc_t>
 struct PlainLogits {
-  using V = Vec<acc_t>;
-
+  template <typename V>
   struct Row {
     V max;
 
@@ -21,20 +22,25 @@ struct PlainLogits {
     V shifted(const V& value) const { return value - max; }
   };
 
-  Row of_row(const V& max_input) const { return {max_input}; }
+  template <typename V>
+  Row<V> of_row(const V& max_input) const {
+    return {max_input};
+  }
 };
 
 /// z = c tanh(x / c) / T with a softcap c, otherwise x / T.
 template <typename acc_t, bool kHasSoftcap>
 struct ScaledLogits {
-  using V = Vec<acc_t>;
   static constexpr bool kCapped = kHasSoftcap;
 
+  template <typename V>
   struct Row {
     V max;  // z of the row's maximum
     V half_max_value;
     V double_scale;
+    V double_scale_rest;  // what the scale's own rounding left of it
     V per_softcap;
+    bool unit;  // z = x: the usual case, with less arithmetic
 
     /// tanh(x / c), or x.
     V value(const V& x) const {
@@ -44,10 +50,13 @@ struct ScaledLogits {
         return x;
       }
     }
-    /// Of halves, for the difference of finite values may overflow where it is then divided by T.
-    V shifted(const V& value) const {
-      return at::vec::fmsub(value, V(acc_t(0.5)), half_max_value) * double_scale;
+    /// `half` times twice the scale. The rest may be 0, which -inf must not be multiplied with.
+    V scaled(const V& half) const {
+      const V finite = maximum_dropping_nan(half, V(acc_t(-1e30)));
+      return fmadd(half, double_scale, finite * double_scale_rest);
     }
+    /// Of halves, for the difference of finite values may overflow where it is then divided by T.
+    V shifted(const V& value) const { return scaled(fmsub(value, V(acc_t(0.5)), half_max_value)); }
     /// `gradient` of z times T dz / dx.
     V times_slope(const V& gradient, const V& value) const {
       if constexpr (kCapped) {
@@ -59,21 +68,34 @@ struct ScaledLogits {
   };
 
   explicit ScaledLogits(double temperature, double softcap = 0)
-      : temperature_(static_cast<acc_t>(temperature)), softcap_(static_cast<acc_t>(softcap)) {}
+      : softcap_(static_cast<acc_t>(softcap)),
+        per_temperature_(static_cast<acc_t>(1 / temperature)) {
+    const double scale = (kCapped ? softcap : 1.0) / temperature;
+    scale_ = static_cast<acc_t>(scale);
+    const double rest =
+        std::fma(-static_cast<double>(scale_), temperature, kCapped ? softcap : 1.0);
+    scale_rest_ = static_cast<acc_t>(rest / temperature);
+  }
 
-  Row of_row(const V& max_input) const {
-    const acc_t scale = (kCapped ? softcap_ : acc_t(1)) / temperature_;
-    Row row{V(0), V(0), V(2 * scale), V(kCapped ? 1 / softcap_ : acc_t(0))};
-    const V max_value = row.value(max_input);
-    row.max = max_value * V(scale);
-    row.half_max_value = max_value * V(acc_t(0.5));
+  template <typename V>
+  Row<V> of_row(const V& max_input) const {
+    Row<V> row{V(0),
+               V(0),
+               V(2 * scale_),
+               V(2 * scale_rest_),
+               V(kCapped ? 1 / softcap_ : acc_t(0)),
+               !kCapped && per_temperature_ == 1};
+    row.half_max_value = row.value(max_input) * V(acc_t(0.5));
+    row.max = row.unit ? max_input : row.scaled(row.half_max_value);
     return row;
   }
-  acc_t per_temperature() const { return 1 / temperature_; }
+  acc_t per_temperature() const { return per_temperature_; }
 
  private:
-  acc_t temperature_;
   acc_t softcap_;
+  acc_t per_temperature_;
+  acc_t scale_;  // of the value: softcap over temperature
+  acc_t scale_rest_;
 };
 
 }  // namespace torchsoftmax::cpu

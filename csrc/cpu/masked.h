@@ -12,11 +12,11 @@ namespace torchsoftmax::cpu {
 inline constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
 /// `values`, or `otherwise` in the lanes where an entry takes no part.
-template <typename acc_t, typename Lanes, typename... Mask>
-Vec<acc_t> where_part(const Vec<acc_t>& values, double otherwise, int64_t i, Lanes lanes,
-                      const Mask&... mask) {
-  Vec<acc_t> result = values;
-  ((result = mask.select(i, lanes, result, Vec<acc_t>(static_cast<acc_t>(otherwise)))), ...);
+template <typename V, typename Lanes, typename... Mask>
+V where_part(const V& values, [[maybe_unused]] double otherwise, int64_t i, Lanes lanes,
+             const Mask&... mask) {
+  V result = values;
+  ((result = mask.select(i, lanes, result, otherwise)), ...);
   return result;
 }
 

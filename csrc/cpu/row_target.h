@@ -52,20 +52,24 @@ struct RowTarget {
     return index[row] != ignore_index && bad->accepts(index[row], classes, row);
   }
 
-  bool any_valid(RowRange rows) const {
+  /// The indices of the rows of a range, -1 where one takes no part.
+  template <int64_t kRows>
+  struct OfRows {
+    std::array<int64_t, kRows> index;
     bool any = false;
-    for (int64_t row = rows.first; row < rows.first + rows.count; ++row) {
-      any = valid(row) || any;
-    }
-    return any;
-  }
-
-  bool all_valid(RowRange rows) const {
     bool all = true;
-    for (int64_t row = rows.first; row < rows.first + rows.count; ++row) {
-      all = valid(row) && all;
+  };
+  template <int64_t kRows>
+  OfRows<kRows> of_rows(RowRange rows) const {
+    OfRows<kRows> result;
+    for (int64_t lane = 0; lane < rows.count; ++lane) {
+      const int64_t row = rows.first + lane;
+      const bool takes_part = valid(row);
+      result.index[lane] = takes_part ? index[row] : -1;
+      result.any = result.any || takes_part;
+      result.all = result.all && takes_part;
     }
-    return all;
+    return result;
   }
 
   acc_t weight_of(int64_t row) const { return weight == nullptr ? acc_t(1) : weight[index[row]]; }

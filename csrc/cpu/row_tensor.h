@@ -71,11 +71,15 @@ RowTensor<scalar_t> make_rows(scalar_t* data, c10::ArrayRef<int64_t> sizes,
 
 /// Copies `count` consecutive elements and converts them.
 template <typename acc_t, typename From, typename To>
-void copy_lanes(const From* from, To* to, int64_t count) {
+void copy_lanes(const From* from, To* to, int64_t count, bool streamed = false) {
   constexpr AllLanes<acc_t> all;
   int64_t i = 0;
   for (; i + all <= count; i += all) {
-    store<acc_t>(to + i, load<acc_t>(from + i, all), all);
+    if (streamed) {
+      stream<acc_t>(to + i, load<acc_t>(from + i, all));
+    } else {
+      store<acc_t>(to + i, load<acc_t>(from + i, all), all);
+    }
   }
   if (i < count) {
     store<acc_t>(to + i, load<acc_t>(from + i, count - i), count - i);
@@ -83,17 +87,19 @@ void copy_lanes(const From* from, To* to, int64_t count) {
 }
 
 /// Copies `count` rows from `first` on to `packed`, classes outermost at a distance of `pitch`.
-/// Lanes from `count` up to the next whole vector are set to 0.
+/// Lanes from `count` to `pitch` are set to 0.
 template <typename acc_t, typename scalar_t>
-acc_t* pack(const RowTensor<scalar_t>& from, int64_t first, int64_t count, int64_t pitch,
-            acc_t* packed) {
-  constexpr int64_t kStep = kLanes<acc_t>;
+void pack(const RowTensor<scalar_t>& from, int64_t first, int64_t count, int64_t pitch,
+          acc_t* packed) {
+  if (count < pitch) {
+    std::fill(packed, packed + from.classes * pitch, acc_t(0));
+  }
   const int64_t stride = from.row_stride();
   for (int64_t lane = 0; lane < count;) {
     const int64_t run = std::min(from.run(first + lane), count - lane);
     const scalar_t* source = from.row(first + lane);
-    for (int64_t c = 0; c < from.classes; ++c, source += from.class_stride) {
-      acc_t* target = packed + c * pitch + lane;
+    acc_t* target = packed + lane;
+    for (int64_t c = 0; c < from.classes; ++c, source += from.class_stride, target += pitch) {
       if (stride == 1) {
         copy_lanes<acc_t>(source, target, run);
       } else {
@@ -104,25 +110,20 @@ acc_t* pack(const RowTensor<scalar_t>& from, int64_t first, int64_t count, int64
     }
     lane += run;
   }
-  const int64_t padded = (count + kStep - 1) / kStep * kStep;
-  for (int64_t c = 0; c < from.classes && count < padded; ++c) {
-    std::fill(packed + c * pitch + count, packed + c * pitch + padded, acc_t(0));
-  }
-  return packed;
 }
 
 /// The reverse of pack.
 template <typename acc_t, typename scalar_t>
 void unpack(const acc_t* packed, const RowTensor<scalar_t>& to, int64_t first, int64_t count,
-            int64_t pitch) {
+            int64_t pitch, bool streamed) {
   const int64_t stride = to.row_stride();
   for (int64_t lane = 0; lane < count;) {
     const int64_t run = std::min(to.run(first + lane), count - lane);
     scalar_t* target = to.row(first + lane);
-    for (int64_t c = 0; c < to.classes; ++c, target += to.class_stride) {
-      const acc_t* source = packed + c * pitch + lane;
+    const acc_t* source = packed + lane;
+    for (int64_t c = 0; c < to.classes; ++c, target += to.class_stride, source += pitch) {
       if (stride == 1) {
-        copy_lanes<acc_t>(source, target, run);
+        copy_lanes<acc_t>(source, target, run, streamed);
       } else {
         for (int64_t j = 0; j < run; ++j) {
           target[j * stride] = static_cast<scalar_t>(source[j]);

@@ -8,200 +8,30 @@
 // cannot tell the two apart except through the Walk.
 //
 // Contract of a policy: it reads an element for the last time before it writes that element, and
-// it writes every element of its output. So outputs may share memory with inputs.
+// it writes every element of its output. So outputs may share memory with inputs. What else the
+// loop has to know of it, it tells by the constants of `Policy`.
 
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <limits>
 #include <memory>
 #include <tuple>
 
 #include "row_tensor.h"
-#include "vec.h"
+#include "walk.h"
 
 namespace torchsoftmax::cpu {
 
-enum class LaneOrder { kAlongRow, kAcrossRows };
-
-/// An operand as a policy sees it: vectors at a fixed distance.
-template <typename scalar_t, typename acc_t>
-struct View {
-  scalar_t* data;
-  int64_t step;  // elements from one vector to the next
-
-  template <typename Lanes>
-  Vec<acc_t> load(int64_t i, Lanes lanes) const {
-    return cpu::load<acc_t>(data + i * step, lanes);
-  }
-  /// Of a mask: `values` where it is true, `otherwise` where it is not.
-  template <typename Lanes>
-  Vec<acc_t> select(int64_t i, Lanes lanes, const Vec<acc_t>& values,
-                    const Vec<acc_t>& otherwise) const {
-    return cpu::select<acc_t>(data + i * step, lanes, values, otherwise);
-  }
-  /// Along a row: the first class of the first whole vector that holds the value, or of what is
-  /// left behind the whole vectors.
-  int64_t first_vector_with(acc_t value, int64_t classes) const {
-    constexpr int kNone = static_cast<int>((int64_t{1} << kLanes<acc_t>)-1);
-    int64_t c = 0;
-    while (c + kLanes<acc_t> <= classes &&
-           (load(c / kLanes<acc_t>, AllLanes<acc_t>{}) == Vec<acc_t>(value)).zero_mask() == kNone) {
-      c += kLanes<acc_t>;
-    }
-    return c;
-  }
-  template <typename Lanes>
-  void store(int64_t i, const Vec<acc_t>& value, Lanes lanes) const {
-    cpu::store<acc_t>(data + i * step, value, lanes);
-  }
-};
-
-/// The rows that one call of a policy works on.
-struct RowRange {
-  int64_t first;
-  int64_t count;
-};
-
-template <typename acc_t, LaneOrder kOrder>
-class Walk {
- public:
-  using V = Vec<acc_t>;
-  static constexpr bool kAlong = kOrder == LaneOrder::kAlongRow;
-
-  explicit Walk(int64_t classes)
-      : whole_(kAlong ? classes / kLanes<acc_t> : classes),
-        rest_(kAlong ? classes % kLanes<acc_t> : 0) {}
-
-  /// Calls step(i, lanes) for every vector of the row.
-  template <typename Step>
-  void for_each(Step&& step) const {
-    for (int64_t i = 0; i < whole_; ++i) {
-      step(i, AllLanes<acc_t>{});
-    }
-    if (rest_ != 0) {
-      step(whole_, rest_);
-    }
-  }
-
-  /// The row's maximum of term(i, lanes), in every lane of that row.
-  template <typename Term>
-  V maximum(Term&& term) const {
-    const V lowest(-std::numeric_limits<acc_t>::infinity());
-    const auto larger = [](const V& a, const V& b) { return maximum_dropping_nan(a, b); };
-    return std::get<0>(reduce<1>(
-        lowest, larger, [&](int64_t i, auto lanes) { return std::array<V, 1>{term(i, lanes)}; }));
-  }
-
-  /// The row's sums of each of the kTerms vectors that terms(i, lanes) returns.
-  template <size_t kTerms, typename Terms>
-  std::array<V, kTerms> sums(Terms&& terms) const {
-    return reduce<kTerms>(
-        V(0), [](const V& a, const V& b) { return a + b; }, std::forward<Terms>(terms));
-  }
-
-  template <typename Term>
-  V sum(Term&& term) const {
-    return std::get<0>(
-        sums<1>([&](int64_t i, auto lanes) { return std::array<V, 1>{term(i, lanes)}; }));
-  }
-
-  /// log of a statistic of the row.
-  V log(const V& statistic) const {
-    if constexpr (kAlong) {
-      return V(std::log(lane(statistic, 0)));
-    } else {
-      return statistic.log();
-    }
-  }
-
-  /// A statistic of one row of the range.
-  acc_t lane(const V& statistic, int64_t row) const {
-    std::array<acc_t, kLanes<acc_t>> values;
-    statistic.store(values.data());
-    return values[kAlong ? 0 : row];
-  }
-
-  /// One value per row of the range as a vector, shaped like a statistic: value(row, lane).
-  template <typename Value>
-  V per_row(RowRange rows, Value&& value) const {
-    if constexpr (kAlong) {
-      return V(value(rows.first, 0));
-    } else {
-      std::array<acc_t, kLanes<acc_t>> lanes{};
-      for (int64_t lane = 0; lane < rows.count; ++lane) {
-        lanes[lane] = value(rows.first + lane, lane);
-      }
-      return V::loadu(lanes.data());
-    }
-  }
-
-  /// Whether a statistic of one of the rows is nan.
-  bool any_nan(const V& statistic, RowRange rows) const {
-    bool any = false;
-    for (int64_t row = 0; row < rows.count; ++row) {
-      any = any || std::isnan(lane(statistic, row));
-    }
-    return any;
-  }
-
-  /// One element: class `c` of a row of the range.
-  template <typename scalar_t>
-  scalar_t& at(const View<scalar_t, acc_t>& view, int64_t c, int64_t row) const {
-    return view.data[kAlong ? c : c * view.step + row];
-  }
-
-  /// A vector of a per-class constant, such as the class weights.
-  template <typename Lanes>
-  V per_class(const acc_t* values, int64_t i, Lanes lanes) const {
-    return kAlong ? cpu::load<acc_t>(values + i * kLanes<acc_t>, lanes) : V(values[i]);
-  }
-
- private:
-  // Independent accumulators hide the latency of the operation (4 cycles) and, in sums, halve the
-  // rounding error twice.
-  static constexpr int64_t kUnroll = 4;
-
-  template <size_t kTerms, typename Op, typename Terms>
-  std::array<V, kTerms> reduce(const V& neutral, Op&& op, Terms&& terms) const {
-    std::array<std::array<V, kTerms>, kUnroll> partial;
-    for (auto& each : partial) {
-      each.fill(neutral);
-    }
-    const auto accumulate = [&](auto& into, const auto& from) {
-      for (size_t k = 0; k < kTerms; ++k) {
-        into[k] = op(from[k], into[k]);
-      }
-    };
-    int64_t i = 0;
-    for (; i + kUnroll <= whole_; i += kUnroll) {
-      for (int64_t u = 0; u < kUnroll; ++u) {
-        accumulate(partial[u], terms(i + u, AllLanes<acc_t>{}));
-      }
-    }
-    for (; i < whole_; ++i) {
-      accumulate(partial[0], terms(i, AllLanes<acc_t>{}));
-    }
-    if (rest_ != 0) {
-      auto last = terms(whole_, rest_);
-      for (auto& each : last) {
-        each = V::set(neutral, each, rest_);
-      }
-      accumulate(partial[0], last);
-    }
-    accumulate(partial[0], partial[1]);
-    accumulate(partial[2], partial[3]);
-    accumulate(partial[0], partial[2]);
-    if constexpr (kAlong) {
-      for (auto& each : partial[0]) {
-        each = V(at::vec::vec_reduce_all<acc_t>(op, each));
-      }
-    }
-    return partial[0];
-  }
-
-  int64_t whole_;  // vectors with all lanes in use
-  int64_t rest_;   // lanes in use of one more vector, 0 where there is none
+/// What a policy tells of itself, with the values that are always right.
+struct Policy {
+  /// It keeps intermediate values of a row.
+  static constexpr bool kKeeps = false;
+  /// In its first pass over an operand it reads it with `first`, so it may be read where it lies.
+  static constexpr bool kDirect = false;
+  /// It changes single elements of its output after it wrote them, or reads them.
+  static constexpr bool kAmends = true;
+  /// It is in stages: see staged.h.
+  static constexpr bool kStaged = false;
 };
 
 /// Memory of one thread for intermediate values, aligned to a cache line.
@@ -222,83 +52,215 @@ class Scratch {
 // Elements that one parallel task should have at least: about ten times the cost of a fork.
 inline constexpr int64_t kGrain = 16384;
 
-/// The rows of a tile, and the distance of its classes in scratch memory. The distance is one
-/// vector more than the rows take: a power of two would put all classes of a row into a few sets of
-/// the cache.
-struct Tile {
-  int64_t width;
-  int64_t pitch;
+/// The number of rows that one task should have.
+inline int64_t rows_per_task(int64_t elements_of_row) {
+  return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements_of_row));
+}
 
-  /// A tile fits the first-level cache where that leaves it four vectors or more of rows, so that
-  /// rows are read in pieces of some cache lines; otherwise a part of the second-level cache.
-  template <typename acc_t>
-  static Tile of(int64_t classes, int64_t operands) {
-    constexpr int64_t kFirstLevel = 24 * 1024;
-    constexpr int64_t kSecondLevel = 256 * 1024;
-    const int64_t vector =
-        kLanes<acc_t> * static_cast<int64_t>(sizeof(acc_t)) * std::max<int64_t>(1, classes);
-    const int64_t small = std::clamp<int64_t>(kFirstLevel / (vector * operands), 4, 16);
-    const int64_t vectors = std::clamp<int64_t>(kSecondLevel / (vector * operands), 1, small);
-    return {vectors * kLanes<acc_t>, (vectors + 1) * kLanes<acc_t>};
+// Outputs of this size or more are written past the caches, which could not hold them: a store
+// into the cache would first read from memory what it is going to overwrite.
+inline constexpr int64_t kStreamFrom = int64_t{32} << 20;
+
+/// Whether whole vectors of an output may be streamed: it is large, and each of its rows (or,
+/// across rows, of the classes) starts at a cache line. Not where it shares memory with an input,
+/// which is in the cache already.
+template <typename Out, typename... In>
+bool streams(const RowTensor<Out>& out, const RowTensor<const In>&... in) {
+  constexpr int64_t kLine = 64;
+  const auto bytes = [](int64_t elements) { return elements * static_cast<int64_t>(sizeof(Out)); };
+  bool aligned = out.data != nullptr && bytes(out.rows * out.classes) >= kStreamFrom &&
+                 reinterpret_cast<uintptr_t>(out.data) % kLine == 0 &&
+                 ((static_cast<const void*>(out.data) != in.data) && ...);
+  aligned = aligned && (out.class_stride == 1 ? bytes(out.classes) % kLine == 0
+                                              : bytes(out.class_stride) % kLine == 0);
+  for (const auto& dim : out.dims) {
+    aligned = aligned &&
+              (dim.stride == 1 ? bytes(dim.size) % kLine == 0 : bytes(dim.stride) % kLine == 0);
   }
-};
+  return aligned;
+}
 
 /// Calls `policy(walk, rows, keep, out, in...)` for rows whose class stride is 1 in every operand.
 /// `keep` holds intermediate values of the row: the output itself where it has the precision.
-template <typename acc_t, typename Policy, typename Out, typename... In>
-void along_rows(const Policy& policy, const RowTensor<Out>& out, const RowTensor<const In>&... in) {
+template <typename acc_t, typename RowPolicy, typename Out, typename... In>
+void along_rows(const RowPolicy& policy, const RowTensor<Out>& out,
+                const RowTensor<const In>&... in) {
   const Walk<acc_t, LaneOrder::kAlongRow> walk(out.classes);
   constexpr int64_t kStep = kLanes<acc_t>;
-  constexpr bool kKeepsInOutput = std::is_same_v<Out, acc_t>;
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, out.classes));
-  at::parallel_for(0, out.rows, grain, [&](int64_t begin, int64_t end) {
-    const Scratch<acc_t> scratch(kKeepsInOutput || !Policy::kKeeps ? 1 : out.classes + kStep);
+  const bool streamed = streams(out, in...);
+  const bool keeps_in_output = std::is_same_v<Out, acc_t> && !streamed;
+  at::parallel_for(0, out.rows, rows_per_task(out.classes), [&](int64_t begin, int64_t end) {
+    const Scratch<acc_t> scratch(keeps_in_output || !RowPolicy::kKeeps ? 1 : out.classes + kStep);
     for (int64_t row = begin; row < end; ++row) {
-      const View<Out, acc_t> out_row{out.row(row), kStep};
+      const OutputView<Out, acc_t> out_row{{out.row(row), kStep}, streamed};
       View<acc_t, acc_t> keep{scratch.data(), kStep};
-      if constexpr (kKeepsInOutput) {
-        keep.data = out_row.data;
+      if constexpr (std::is_same_v<Out, acc_t>) {
+        keep.data = keeps_in_output ? out_row.data : keep.data;
       }
       policy(walk, RowRange{row, 1}, keep, out_row, View<const In, acc_t>{in.row(row), kStep}...);
+    }
+    if (streamed) {
+      finish_streams();
     }
   });
 }
 
-/// The same for rows of any strides: tiles of neighbouring rows are copied to the scratch memory of
-/// a thread, classes outermost, and worked on there, one vector of rows after the other.
-template <typename acc_t, typename Policy, typename Out, typename... In>
-void across_rows(const Policy& policy, const RowTensor<Out>& out,
+/// Whether rows across are worth packing: where all passes then find them in the first-level cache,
+/// or where the distance of the classes puts them all into a few sets of the caches.
+template <typename acc_t, typename scalar_t>
+bool worth_packing(const RowTensor<scalar_t>& operand, int64_t rows) {
+  constexpr int64_t kFirstLevel = 24 * 1024, kSets = 4096;
+  return operand.classes * rows * static_cast<int64_t>(sizeof(acc_t)) <= kFirstLevel ||
+         operand.class_stride * static_cast<int64_t>(sizeof(scalar_t)) % kSets == 0;
+}
+
+/// Calls the policy for `rows` across, at most kCount vectors of them. What is not read from its
+/// tensor or written to it directly is packed in `memory`, classes outermost.
+template <typename acc_t, int kCount, typename Lanes, typename RowPolicy, typename Out,
+          typename... In>
+[[gnu::flatten]] void across_group(const RowPolicy& policy, RowRange rows, Lanes lanes,
+                                   bool streamed, acc_t* memory, const RowTensor<Out>& out,
+                                   const RowTensor<const In>&... in) {
+  const Walk<acc_t, LaneOrder::kAcrossRows, kCount, Lanes> walk(out.classes, lanes);
+  constexpr int64_t kStep = kCount * kLanes<acc_t>;
+  const auto side_by_side = [&](const auto& operand) {
+    constexpr bool kMask = std::is_same_v<decltype(operand.data), const bool*>;
+    return RowPolicy::kDirect && !kMask && operand.row_stride() == 1 &&
+           operand.run(rows.first) >= rows.count;
+  };
+  const auto view = [&](const auto& operand, acc_t* packed) {
+    using scalar_t = std::remove_const_t<std::remove_pointer_t<decltype(operand.data)>>;
+    AcrossView<scalar_t, acc_t, kCount> result{
+        nullptr, operand.class_stride, worth_packing<acc_t>(operand, kStep), {packed, kStep}};
+    if (side_by_side(operand)) {
+      result.tensor = operand.row(rows.first);
+    } else {
+      pack(operand, rows.first, rows.count, kStep, packed);
+    }
+    return result;
+  };
+  const bool direct = out.data != nullptr && !RowPolicy::kAmends && side_by_side(out);
+  const Columns<acc_t, kCount> packed{memory, kStep};
+  const AcrossOutput<Out, acc_t, kCount> out_rows{direct ? out.row(rows.first) : nullptr,
+                                                  out.class_stride, streamed, packed};
+  Columns<acc_t, kCount> keep = packed;
+  if constexpr (std::is_same_v<Out, acc_t>) {
+    if (direct && !streamed && !worth_packing<acc_t>(out, kStep)) {
+      keep = {out_rows.tensor, out.class_stride};
+    }
+  }
+  int64_t operand = 0;
+  const std::tuple views{view(in, memory + out.classes * kStep * operand++)...};
+  std::apply([&](const auto&... each) { policy(walk, rows, keep, out_rows, each...); }, views);
+  if (out.data != nullptr && !direct) {
+    unpack(memory, out, rows.first, rows.count, kStep,
+           streamed && std::is_same_v<Lanes, AllLanes<acc_t>>);
+  }
+}
+
+/// The same for rows of any strides, groups of neighbouring rows one after the other. A group does
+/// not go over the end of a run of rows that lie side by side, unless runs are very short.
+template <typename acc_t, typename RowPolicy, typename Out, typename... In>
+void across_rows(const RowPolicy& policy, const RowTensor<Out>& out,
                  const RowTensor<const In>&... in) {
-  const Walk<acc_t, LaneOrder::kAcrossRows> walk(out.classes);
   constexpr int64_t kStep = kLanes<acc_t>;
-  constexpr int64_t kOperands = sizeof...(In);
-  const auto [width, pitch] = Tile::of<acc_t>(out.classes, kOperands);
-  const int64_t tiles = (out.rows + width - 1) / width;
-  const int64_t tile_elements = pitch * out.classes;
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, tile_elements));
-  at::parallel_for(0, tiles, grain, [&, width = width, pitch = pitch](int64_t begin, int64_t end) {
-    const Scratch<acc_t> scratch(std::max<int64_t>(1, kOperands * tile_elements));
-    for (int64_t tile = begin; tile < end; ++tile) {
-      const RowRange rows{tile * width, std::min(width, out.rows - tile * width)};
-      acc_t* packed = scratch.data();
-      std::array<acc_t*, kOperands> columns;
-      size_t operand = 0;
-      ((columns[operand++] = pack(in, rows.first, rows.count, pitch, packed),
-        packed += tile_elements),
-       ...);
-      for (int64_t lane = 0; lane < rows.count; lane += kStep) {
-        const RowRange vector{rows.first + lane, std::min(kStep, rows.count - lane)};
-        const View<acc_t, acc_t> keep{columns[0] + lane, pitch};
-        std::apply(
-            [&](auto*... column) {
-              policy(walk, vector, keep, keep, View<const acc_t, acc_t>{column + lane, pitch}...);
-            },
-            columns);
+  constexpr int kWide = RowPolicy::kDirect ? 4 : 1;
+  constexpr int64_t kSecondLevel = int64_t{1} << 20;
+  const int64_t column = sizeof...(In) * out.classes * kStep;  // elements of one vector of rows
+  const bool wide = static_cast<int64_t>(sizeof(acc_t)) * column * kWide <= kSecondLevel;
+  const int64_t group = wide ? kWide * kStep : kStep;
+
+  const bool runs = RowPolicy::kDirect && out.row_stride() == 1 && out.run(0) >= kStep / 2;
+  const int64_t run = std::max<int64_t>(1, runs ? out.run(0) : out.rows);
+  const int64_t groups_of_run = (run + group - 1) / group;
+  const int64_t groups = out.rows / run * groups_of_run;
+  const bool streamed = RowPolicy::kDirect && streams(out, in...);
+  at::parallel_for(0, groups, rows_per_task(group * out.classes), [&](int64_t begin, int64_t end) {
+    const Scratch<acc_t> scratch(std::max<int64_t>(1, column * (wide ? kWide : 1)));
+    for (int64_t g = begin; g < end; ++g) {
+      const int64_t in_run = g % groups_of_run * group;
+      const RowRange rows{g / groups_of_run * run + in_run, std::min(group, run - in_run)};
+      if (kWide > 1 && rows.count == kWide * kStep) {
+        across_group<acc_t, kWide>(policy, rows, AllLanes<acc_t>{}, streamed, scratch.data(), out,
+                                   in...);
+        continue;
       }
-      if (out.data != nullptr) {
-        unpack(columns[0], out, rows.first, rows.count, pitch);
+      if (kWide > 1 && rows.count > kWide * kStep / 2) {
+        across_group<acc_t, kWide>(policy, rows, rows.count, streamed, scratch.data(), out, in...);
+        continue;
+      }
+      for (int64_t row = 0; row < rows.count; row += kStep) {
+        const int64_t count = std::min(kStep, rows.count - row);
+        across_group<acc_t, 1>(policy, RowRange{rows.first + row, count}, count, streamed,
+                               scratch.data(), out, in...);
       }
     }
+    if (streamed) {
+      finish_streams();
+    }
+  });
+}
+
+// The longest row of which three, with their outputs, stay in the first two levels of the cache.
+inline constexpr int64_t kPipelinedClasses = 8192;
+
+/// Runs a staged policy (staged.h) along rows, three rows at once: while the terms of one are
+/// summed up, the maximum of the next is found and the one before is written. So there is
+/// arithmetic to do while data comes, and no waiting for the end of a reduction.
+template <typename acc_t, typename RowPolicy, typename Out, typename In>
+void pipelined_rows(const RowPolicy& policy, const RowTensor<Out>& out,
+                    const RowTensor<const In>& in) {
+  using V = Vec<acc_t>;
+  const Walk<acc_t, LaneOrder::kAlongRow> walk(out.classes);
+  constexpr int64_t kStep = kLanes<acc_t>;
+  constexpr bool kKeepsInOutput = std::is_same_v<Out, acc_t>;
+  at::parallel_for(0, out.rows, rows_per_task(out.classes), [&](int64_t begin, int64_t end) {
+    const int64_t kept = kKeepsInOutput || !RowPolicy::kKeeps ? 0 : out.classes + kStep;
+    const Scratch<acc_t> scratch(2 * kept + 1);
+    const auto input = [&](int64_t row) { return View<const In, acc_t>{in.row(row), kStep}; };
+    const auto output = [&](int64_t row) { return View<Out, acc_t>{out.row(row), kStep}; };
+    const auto keep = [&](int64_t row) {
+      if constexpr (kKeepsInOutput) {
+        return output(row);
+      } else {
+        return View<acc_t, acc_t>{scratch.data() + row % 2 * kept, kStep};
+      }
+    };
+    const auto largest = [&](const auto& of, int64_t i, auto lanes) {
+      return policy.largest(i, lanes, of);
+    };
+    const auto first = input(begin);
+    auto row_state = policy.row_of(
+        walk.maximum([&](int64_t i, auto lanes) { return largest(first, i, lanes); }));
+    auto result = policy.result_of(walk, row_state, V(1));
+    for (int64_t row = begin; row < end; ++row) {
+      const auto now = input(row), next = input(std::min(row + 1, end - 1));
+      const auto kept_now = keep(row);
+      const auto both = [&](int64_t i, auto lanes) {
+        return std::array<V, 2>{largest(next, i, lanes),
+                                policy.add(row_state, i, lanes, kept_now, now)};
+      };
+      std::array<V, 2> found;
+      if (row == begin) {
+        found = walk.maximum_and_sum(both);
+      } else {
+        const auto before = input(row - 1);
+        const auto kept_before = keep(row - 1);
+        const auto out_before = output(row - 1);
+        found = walk.maximum_and_sum([&](int64_t i, auto lanes) {
+          out_before.store(i, policy.value(result, i, lanes, kept_before, before), lanes);
+          return both(i, lanes);
+        });
+      }
+      result = policy.result_of(walk, row_state, found[1]);
+      row_state = policy.row_of(found[0]);
+    }
+    const auto last = input(end - 1);
+    const auto kept_last = keep(end - 1);
+    const auto out_last = output(end - 1);
+    walk.for_each([&](int64_t i, auto lanes) {
+      out_last.store(i, policy.value(result, i, lanes, kept_last, last), lanes);
+    });
   });
 }
 
@@ -308,15 +270,21 @@ inline constexpr int64_t kShortRow = 2;
 
 /// Runs `policy` over every row of the operands, which agree in rows and classes. A policy without
 /// an output passes `RowTensor<Out>` with null data.
-template <typename acc_t, typename Policy, typename Out, typename... In>
-void for_each_row(const Policy& policy, const RowTensor<Out>& out,
+template <typename acc_t, typename RowPolicy, typename Out, typename... In>
+void for_each_row(const RowPolicy& policy, const RowTensor<Out>& out,
                   const RowTensor<const In>&... in) {
   const bool short_rows = out.classes <= kShortRow * kLanes<acc_t> && out.rows >= kLanes<acc_t> / 2;
-  if (!short_rows && out.class_stride == 1 && ((in.class_stride == 1) && ...)) {
-    along_rows<acc_t>(policy, out, in...);
-  } else {
+  if (short_rows || out.class_stride != 1 || ((in.class_stride != 1) || ...)) {
     across_rows<acc_t>(policy, out, in...);
+    return;
   }
+  if constexpr (RowPolicy::kStaged && sizeof...(In) == 1) {
+    if (out.classes <= kPipelinedClasses && out.classes > 0 && !streams(out, in...)) {
+      pipelined_rows<acc_t>(policy, out, in...);
+      return;
+    }
+  }
+  along_rows<acc_t>(policy, out, in...);
 }
 
 }  // namespace torchsoftmax::cpu

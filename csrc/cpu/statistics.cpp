@@ -35,9 +35,8 @@ V times_log(const V& e, const V& z) {
 }
 
 template <typename acc_t>
-struct Forward {
+struct Forward : Policy {
   using V = Vec<acc_t>;
-  static constexpr bool kKeeps = false;
   static constexpr acc_t kInfinity = std::numeric_limits<acc_t>::infinity();
 
   ScaledLogits<acc_t, false> logits;
@@ -107,7 +106,10 @@ struct Forward {
         return c;
       }
     }
-    int64_t c = Walk::kAlong ? input.first_vector_with(row_max, indices.classes) : 0;
+    int64_t c = 0;
+    if constexpr (Walk::kAlong) {
+      c = input.first_vector_with(row_max, indices.classes);
+    }
     while (c + 1 < indices.classes && static_cast<acc_t>(walk.at(input, c, lane)) != row_max) {
       ++c;
     }
@@ -116,10 +118,8 @@ struct Forward {
 };
 
 template <typename acc_t>
-struct Backward {
+struct Backward : Policy {
   using V = Vec<acc_t>;
-  static constexpr bool kKeeps = false;
-
   ScaledLogits<acc_t, false> logits;
   RowIndices indices;
   const acc_t* grad_log_prob;
@@ -235,7 +235,8 @@ ops::Statistics forward(const at::Tensor& input, const OptionalTensor& given_ind
     statistics = at::empty(stacked, accumulated);
     const int64_t rows = lse.numel();
     auto* max = statistics.mutable_data_ptr<acc_t>();
-    const Forward<acc_t> policy{ScaledLogits<acc_t, false>(temperature),
+    const Forward<acc_t> policy{{},
+                                ScaledLogits<acc_t, false>(temperature),
                                 indices,
                                 log_prob.mutable_data_ptr<acc_t>(),
                                 lse.mutable_data_ptr<acc_t>(),
@@ -281,6 +282,7 @@ at::Tensor backward(const at::Tensor& grad_log_prob, const at::Tensor& grad_lse,
     const auto* max = statistics.const_data_ptr<acc_t>();
     const int64_t rows = of_lse.numel();
     const Backward<acc_t> policy{
+        {},
         ScaledLogits<acc_t, false>(temperature),
         indices,
         of_log_prob.defined() ? of_log_prob.const_data_ptr<acc_t>() : nullptr,

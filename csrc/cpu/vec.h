@@ -9,6 +9,7 @@
 #include <array>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "exp.h"
 
@@ -17,6 +18,17 @@ namespace torchsoftmax::cpu {
 /// float for float, bfloat16 and half; double for double.
 template <typename scalar_t>
 using acc_type = at::opmath_type<scalar_t>;
+
+/// body(0) to body(kCount - 1) with constants, so that arrays indexed by them stay in registers: a
+/// loop is unrolled by the compiler only after it has decided that.
+template <size_t... kIndex, typename Body>
+inline void unrolled(std::index_sequence<kIndex...>, Body&& body) {
+  (body(std::integral_constant<size_t, kIndex>{}), ...);
+}
+template <size_t kCount, typename Body>
+inline void unrolled(Body&& body) {
+  unrolled(std::make_index_sequence<kCount>{}, body);
+}
 
 template <typename acc_t>
 using Vec = at::vec::Vectorized<acc_t>;
@@ -84,16 +96,72 @@ inline Vec<acc_t> select(const mask_t* mask, Lanes lanes, const Vec<acc_t>& valu
   return Vec<acc_t>::blendv(otherwise, values, load<acc_t>(mask, lanes) != Vec<acc_t>(0));
 }
 
+/// A vector rounded to nearest even in a type of half its width: the lower half of what is
+/// returned.
+template <typename scalar_t>
+inline auto narrowed(const Vec<float>& value) {
+  return at::vec::convert_from_float<scalar_t>(value, value);
+}
+
 /// Stores the first `lanes` elements of `value`, rounded to nearest even where the type is
 /// narrower.
 template <typename acc_t, typename scalar_t, typename Lanes>
 inline void store(scalar_t* data, const Vec<acc_t>& value, Lanes lanes) {
   if constexpr (std::is_same_v<scalar_t, acc_t>) {
     value.store(data, lanes);
+  } else if constexpr (!std::is_same_v<Lanes, AllLanes<acc_t>>) {
+    narrowed<scalar_t>(value).store(data, lanes);
   } else {
-    at::vec::convert_from_float<scalar_t>(value, value).store(data, lanes);
+    // Not at::vec's masked store: it is as wide as a whole vector, and a load from behind what it
+    // writes (the next vector, where input and output are one) waits until it has left the core.
+#if defined(CPU_CAPABILITY_AVX512)
+    const __m512i narrow = narrowed<scalar_t>(value);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(data), _mm512_castsi512_si256(narrow));
+#elif defined(CPU_CAPABILITY_AVX2)
+    const __m256i narrow = narrowed<scalar_t>(value);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(data), _mm256_castsi256_si128(narrow));
+#else
+    narrowed<scalar_t>(value).store(data, lanes);
+#endif
   }
 }
+
+/// Stores a whole vector past the caches: memory is not read before it is written. `data` must be
+/// aligned to the size of what is stored; `finish_streams` must be called before another thread
+/// reads it.
+template <typename acc_t, typename scalar_t>
+inline void stream(scalar_t* data, const Vec<acc_t>& value) {
+#if defined(CPU_CAPABILITY_AVX512)
+  if constexpr (std::is_same_v<scalar_t, double>) {
+    _mm512_stream_pd(data, value);
+  } else if constexpr (std::is_same_v<scalar_t, float>) {
+    _mm512_stream_ps(data, value);
+  } else {
+    const __m512i narrow = narrowed<scalar_t>(value);
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(data), _mm512_castsi512_si256(narrow));
+  }
+#elif defined(CPU_CAPABILITY_AVX2)
+  if constexpr (std::is_same_v<scalar_t, double>) {
+    _mm256_stream_pd(data, value);
+  } else if constexpr (std::is_same_v<scalar_t, float>) {
+    _mm256_stream_ps(data, value);
+  } else {
+    const __m256i narrow = narrowed<scalar_t>(value);
+    _mm_stream_si128(reinterpret_cast<__m128i*>(data), _mm256_castsi256_si128(narrow));
+  }
+#else
+  store<acc_t>(data, value, AllLanes<acc_t>{});
+#endif
+}
+
+inline void finish_streams() {
+#if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
+  _mm_sfence();
+#endif
+}
+
+using at::vec::fmadd;
+using at::vec::fmsub;
 
 /// Lane-wise maximum of `value` and `bound` that may drop a nan: exp(nan - maximum) brings it back.
 template <typename acc_t>

@@ -1,0 +1,99 @@
+#pragma once
+// Several vectors side by side, as one value: what policies compute with across rows. More of a
+// class lies together in memory then, and there is more arithmetic that does not wait.
+
+#include <algorithm>
+
+#include "vec.h"
+
+namespace torchsoftmax::cpu {
+
+template <typename acc_t, int kCount>
+struct Pack {
+  using V = Vec<acc_t>;
+  std::array<V, kCount> vectors;
+
+  Pack() = default;
+  Pack(acc_t value) {  // NOLINT: implicit, as a vector's
+    unrolled<kCount>([&](auto k) { vectors[k] = V(value); });
+  }
+
+  static Pack loadu(const acc_t* data) {
+    return of([&](auto k) { return V::loadu(data + k * kLanes<acc_t>); });
+  }
+  void store(acc_t* data) const {
+    unrolled<kCount>([&](auto k) { vectors[k].store(data + k * kLanes<acc_t>); });
+  }
+
+  /// The vectors that vector(k) returns.
+  template <typename Vector>
+  static Pack of(Vector&& vector) {
+    Pack result;
+    unrolled<kCount>([&](auto k) { result.vectors[k] = vector(k); });
+    return result;
+  }
+
+  Pack tanh() const {
+    return of([&](auto k) { return vectors[k].tanh(); });
+  }
+  Pack log() const {
+    return of([&](auto k) { return vectors[k].log(); });
+  }
+  static Pack blendv(const Pack& a, const Pack& b, const Pack& mask) {
+    return of([&](auto k) { return V::blendv(a.vectors[k], b.vectors[k], mask.vectors[k]); });
+  }
+
+  friend Pack operator+(const Pack& a, const Pack& b) {
+    return of([&](auto k) { return a.vectors[k] + b.vectors[k]; });
+  }
+  friend Pack operator-(const Pack& a, const Pack& b) {
+    return of([&](auto k) { return a.vectors[k] - b.vectors[k]; });
+  }
+  friend Pack operator*(const Pack& a, const Pack& b) {
+    return of([&](auto k) { return a.vectors[k] * b.vectors[k]; });
+  }
+  friend Pack operator/(const Pack& a, const Pack& b) {
+    return of([&](auto k) { return a.vectors[k] / b.vectors[k]; });
+  }
+  friend Pack operator!=(const Pack& a, const Pack& b) {
+    return of([&](auto k) { return a.vectors[k] != b.vectors[k]; });
+  }
+};
+
+/// The lanes in use of vector k: all, or what k whole vectors leave of a number.
+template <typename acc_t, size_t k>
+AllLanes<acc_t> lanes_of_vector(AllLanes<acc_t> lanes) {
+  return lanes;
+}
+template <typename acc_t, size_t k>
+int64_t lanes_of_vector(int64_t lanes) {
+  return std::clamp<int64_t>(lanes - static_cast<int64_t>(k) * kLanes<acc_t>, 0, kLanes<acc_t>);
+}
+
+template <typename acc_t, int kCount>
+Pack<acc_t, kCount> exp_nonpositive(const Pack<acc_t, kCount>& x) {
+  return Pack<acc_t, kCount>::of([&](auto k) { return exp_nonpositive(x.vectors[k]); });
+}
+
+template <typename acc_t, int kCount>
+Pack<acc_t, kCount> fmadd(const Pack<acc_t, kCount>& a, const Pack<acc_t, kCount>& b,
+                          const Pack<acc_t, kCount>& c) {
+  return Pack<acc_t, kCount>::of(
+      [&](auto k) { return fmadd(a.vectors[k], b.vectors[k], c.vectors[k]); });
+}
+
+template <typename acc_t, int kCount>
+Pack<acc_t, kCount> fmsub(const Pack<acc_t, kCount>& a, const Pack<acc_t, kCount>& b,
+                          const Pack<acc_t, kCount>& c) {
+  return Pack<acc_t, kCount>::of(
+      [&](auto k) { return fmsub(a.vectors[k], b.vectors[k], c.vectors[k]); });
+}
+
+template <typename acc_t, int kCount>
+Pack<acc_t, kCount> maximum_dropping_nan(const Pack<acc_t, kCount>& value,
+                                         const Pack<acc_t, kCount>& bound) {
+  return Pack<acc_t, kCount>::of(
+      [&](auto k) { return maximum_dropping_nan(value.vectors[k], bound.vectors[k]); });
+}
+
+}  // namespace torchsoftmax::cpu

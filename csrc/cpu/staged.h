@@ -1,0 +1,47 @@
+#pragma once
+// A policy in stages: what a softmax and its kin do with a row, taken apart so that rows.h can also
+// work on several rows at once. `Stages` has
+//   largest(i, lanes, input, mask...)        the vector that the row's maximum is taken of
+//   row_of(max)                              what is known of the row with its maximum
+//   add(row, i, lanes, keep, input, mask...) the vector that is summed up; it may be kept
+//   result_of(walk, row, sum)                what is known with the sum
+//   value(result, i, lanes, keep, input, mask...)  the output
+//   kKeeps, and kNothing: the output where an entry takes no part.
+
+#include "masked.h"
+#include "rows.h"
+
+namespace torchsoftmax::cpu {
+
+template <typename Stages>
+struct Staged : Policy, Stages {
+  static constexpr bool kKeeps = Stages::kKeeps;
+  static constexpr bool kDirect = true;
+  static constexpr bool kAmends = false;
+  static constexpr bool kStaged = true;
+
+  explicit Staged(const Stages& stages) : Stages(stages) {}
+
+  template <typename Walk, typename Keep, typename Out, typename In, typename... Mask>
+  void operator()(const Walk& walk, RowRange rows, const Keep& keep, const Out& out,
+                  const In& input, const Mask&... mask) const {
+    const auto row = this->row_of(walk.maximum(
+        [&](int64_t i, auto lanes) { return this->largest(i, lanes, input, mask...); }));
+    const auto sum = walk.sum(
+        [&](int64_t i, auto lanes) { return this->add(row, i, lanes, keep, input, mask...); });
+    const auto result = this->result_of(walk, row, sum);
+    if (sizeof...(Mask) > 0 && walk.any_nan(sum, rows)) {  // nothing takes part, or a nan
+      walk.for_each([&](int64_t i, auto lanes) {
+        auto value = this->value(result, i, lanes, keep, input, mask...);
+        value = where_part(value, Stages::kNothing, i, lanes, mask...);
+        out.store(i, value, lanes);
+      });
+      return;
+    }
+    walk.for_each([&](int64_t i, auto lanes) {
+      out.store(i, this->value(result, i, lanes, keep, input, mask...), lanes);
+    });
+  }
+};
+
+}  // namespace torchsoftmax::cpu
