@@ -30,9 +30,9 @@ test: $(VENV)/.installed
 	done
 
 # The peers that are not PyTorch come with an extra of their own.
-$(VENV)/.bench: $(VENV)/.installed pyproject.toml
-	$(BIN)/pip install --no-build-isolation --editable ".[bench]"
-	touch $@
+$(VENV)/.bench: $(VENV)/.tools $(SOURCES)
+	$(BIN)/pip install --no-build-isolation --editable ".[dev,bench]"
+	touch $(VENV)/.installed $@
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
