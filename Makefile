@@ -29,7 +29,12 @@ test: $(VENV)/.installed
 	  ATEN_CPU_CAPABILITY=$$set $(BIN)/python -m pytest -m "not once" || exit 1; \
 	done
 
-bench: $(VENV)/.installed
+# The peers that are not PyTorch come with an extra of their own.
+$(VENV)/.bench: $(VENV)/.tools $(SOURCES)
+	$(BIN)/pip install --no-build-isolation --editable ".[dev,bench]"
+	touch $(VENV)/.installed $@
+
+bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
 accuracy: $(VENV)/.installed

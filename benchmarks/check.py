@@ -72,9 +72,10 @@ def reference(case: Case, inputs: Inputs, rows: Tensor) -> list[Tensor]:
     return [total / denominator, *grads]
 
 
-def results(returned: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
-    """What a step returned, as a list of tensors."""
-    return [returned] if isinstance(returned, Tensor) else list(returned)
+def results(returned: object) -> list[Tensor]:
+    """What a step returned, as a list of tensors; arrays of other libraries are not copied."""
+    values = returned if isinstance(returned, (tuple, list)) else [returned]
+    return [v if isinstance(v, Tensor) else torch.from_dlpack(v) for v in values]
 
 
 def error(case: Case, got: list[Tensor], expected: list[Tensor], rows: Tensor) -> float:

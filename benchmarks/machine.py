@@ -6,11 +6,13 @@ import os
 import platform
 import re
 from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from benchmarks.measure import HUGE_PAGES_SWITCH, WorkerProcess
+from benchmarks.measure import WorkerProcess
+from benchmarks.peers import PROCESSES
 
 
 def processor() -> str:
@@ -26,7 +28,18 @@ def huge_page_setting() -> str:
     return re.search(r"\[(\w+)\]", setting.read_text())[1] if setting.exists() else "none"
 
 
-def describe(workers: list[WorkerProcess], threads: int) -> dict[str, object]:
+def versions(*packages: str) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe(workers: dict[str, WorkerProcess], threads: int) -> dict[str, object]:
     """What goes beside the figures; a worker's share is the part of a tensor in huge pages."""
     return {
         "date": date.today().isoformat(),
@@ -35,11 +48,10 @@ def describe(workers: list[WorkerProcess], threads: int) -> dict[str, object]:
         "threads": threads,
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
+        **versions("onnxruntime", "jax"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "transparent_huge_pages": huge_page_setting(),
-        "tuned": f"{HUGE_PAGES_SWITCH}=1",
-        "huge_page_share": dict(
-            zip(("stock", "tuned"), (worker.huge_page_share for worker in workers), strict=False)
-        ),
+        "settings": {name: PROCESSES[name] for name in workers if PROCESSES.get(name)},
+        "huge_page_share": {name: worker.huge_page_share for name, worker in workers.items()},
     }

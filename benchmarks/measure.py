@@ -6,24 +6,30 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 
 from benchmarks.cases import Case
-from benchmarks.peers import OURS, Peer
+from benchmarks.peers import OURS, PROCESSES, Peer
 from benchmarks.worker import COPY
 
-HUGE_PAGES_SWITCH = "THP_MEM_ALLOC_ENABLE"  # PyTorch reads it once, at its first allocation
 # A waiting OpenMP thread spins for some milliseconds before it sleeps; the other process starts
 # its block after that.
 SETTLE_SECONDS = 0.02
+# Memory is measured from this size of the logits on: below, the system's own accounting, which
+# lags by some hundred KiB, would show.
+SMALLEST_MEASURED = 2**24
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the results: a peer in a case. A ratio is its time divided by ours."""
+    """One line of the results: a peer in a case. A ratio is its time divided by ours.
+
+    ``peak_of_logits`` is the memory that a call takes beyond its input, as a part of the logits.
+    """
 
     case: Case
     peer: str
@@ -34,6 +40,7 @@ class Figure:
     ratio_high: float
     gb_per_s: float
     of_copy: float
+    peak_of_logits: float | None
     error: float
     tolerance: float
 
@@ -43,13 +50,15 @@ class CheckFailed(Exception):
 
 
 class WorkerProcess:
-    """The caller's side of ``benchmarks.worker``: a process with the given peers."""
+    """The caller's side of ``benchmarks.worker``: a process with the given peers.
 
-    def __init__(self, peers_module: str, peers: list[Peer], tuned: bool) -> None:
-        self.peers = [peer.name for peer in peers if peer.tuned == tuned]
-        environment = {k: v for k, v in os.environ.items() if k != HUGE_PAGES_SWITCH}
-        if tuned:
-            environment[HUGE_PAGES_SWITCH] = "1"
+    ``settings`` are set in its environment; those of other processes are not.
+    """
+
+    def __init__(self, peers_module: str, peers: list[Peer], settings: dict[str, str]) -> None:
+        self.peers = [peer.name for peer in peers]
+        others = {name for each in PROCESSES.values() for name in each}
+        environment = {k: v for k, v in os.environ.items() if k not in others} | settings
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", peers_module],
             stdin=subprocess.PIPE,
@@ -63,14 +72,22 @@ class WorkerProcess:
         """Waits until the process is up, and learns whether its tensors are in huge pages."""
         self.huge_page_share: float = self.ask("hello", threads=threads)["huge_page_share"]
 
-    def ask(self, do: str, **request: object) -> dict:
-        """Sends a request and waits for the reply."""
+    def send(self, do: str, **request: object) -> None:
+        """Sends a request."""
         self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
         self.process.stdin.flush()
-        reply = self.process.stdout.readline()
-        if not reply:
-            raise RuntimeError(f"a worker ended during {do!r} {request}; its error is above")
-        return json.loads(reply)
+
+    def reply(self) -> dict:
+        """Waits for the reply to the last request."""
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the worker of {self.peers} ended; its error is above")
+        return json.loads(line)
+
+    def ask(self, do: str, **request: object) -> dict:
+        """Sends a request and waits for the reply."""
+        self.send(do, **request)
+        return self.reply()
 
     def stop(self) -> None:
         """Ends the process."""
@@ -79,10 +96,18 @@ class WorkerProcess:
 
 
 def open_case(case: Case, workers: list[WorkerProcess]) -> list[dict]:
-    """Has every worker set the case up and check its peers against float64."""
+    """Has every worker set the case up and check its peers against float64.
+
+    The first computes the exact results for all; the others then work at the same time.
+    """
     for worker in workers:
         worker.ask("close")
-    replies = [worker.ask("open", case=case.name, peers=worker.peers) for worker in workers]
+    with tempfile.TemporaryDirectory() as folder:
+        request = {"case": case.name, "expected": str(Path(folder) / "expected")}
+        replies = [workers[0].ask("open", peers=workers[0].peers, **request)]
+        for worker in workers[1:]:
+            worker.send("open", peers=worker.peers, **request)
+        replies += [worker.reply() for worker in workers[1:]]
     for reply in replies:
         for peer, error in reply["errors"].items():
             if not error <= reply["tolerance"]:
@@ -131,18 +156,24 @@ def measure(case: Case, workers: list[WorkerProcess], rounds: int, block_s: floa
     for worker, reply in zip(workers, replies, strict=True):
         turns += [(worker, peer) for peer in reply["errors"]]
         errors |= reply["errors"]
+    logits_bytes = stock["logits_bytes"]
+    peaks: dict[str, float | None] = {peer: None for _, peer in turns}
+    if logits_bytes >= SMALLEST_MEASURED:
+        for worker, peer in turns[1:]:
+            grown = worker.ask("peak", peer=peer)["bytes"]
+            peaks[peer] = None if grown is None else grown / logits_bytes
     times = time_rounds(turns, rounds, block_s)
-    copy_rate = stock["copy_bytes"] / median(times[COPY])
+    copy_rate = 2 * logits_bytes / median(times[COPY])
     figures = []
     for peer, seconds in times.items():
         ratios = [theirs / ours for theirs, ours in zip(seconds, times[OURS], strict=True)]
         low, high = quartiles(seconds)
-        moved = stock["copy_bytes"] if peer == COPY else stock["least_bytes"]
+        moved = 2 * logits_bytes if peer == COPY else stock["least_bytes"]
         rate = moved / median(seconds)
         figures.append(
             Figure(
                 case, peer, median(seconds), high - low, median(ratios), *quartiles(ratios),
-                rate / 1e9, rate / copy_rate, errors[peer], stock["tolerance"],
+                rate / 1e9, rate / copy_rate, peaks[peer], errors[peer], stock["tolerance"],
             )
         )  # fmt: skip
     return figures

@@ -1,4 +1,4 @@
-"""The figures as a table for the terminal, CSV, JSON and a table for the README."""
+"""The figures as CSV and JSON, as a table for the terminal, and as Markdown for the docs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,43 @@ from pathlib import Path
 from benchmarks.cases import Case
 from benchmarks.measure import Figure
 from benchmarks.peers import OURS
+from benchmarks.table import BY_NAME, SWEEP_CASES
 from benchmarks.worker import COPY
 
 NAME = "bench-cpu"
-FIGURE_COLUMNS = (
-    "peer", "median_s", "iqr_s", "ratio", "ratio_low", "ratio_high", "gb_per_s", "of_copy",
-    "error", "tolerance",
+NUMBER_COLUMNS = (
+    "median_s", "iqr_s", "ratio", "ratio_low", "ratio_high", "gb_per_s", "of_copy",
+    "peak_of_logits", "error", "tolerance",
 )  # fmt: skip
 CASE_COLUMNS = ("op", "direction", "shape_text", "dtype", "variant", "stands_for")
+# The rows of the README's table.
+SUMMARY = (
+    "softmax forward 32x10 float32",
+    "softmax forward 1024x1000 float32",
+    "softmax forward 4096x32000 float32",
+    "softmax backward 4096x32000 float32",
+    "softmax forward 8x21x256x256 dim=1 float32",
+    "softmax forward 8x12x512x512 float32 causal mask",
+    "log_softmax forward 4096x32000 float32",
+    "cross_entropy forward 4096x32000 float32",
+    "cross_entropy forward+backward 4096x32000 float32",
+    "cross_entropy forward+backward 4096x32000 float32 in place",
+    "cross_entropy forward+backward 4096x32000 bfloat16",
+    "cross_entropy forward+backward 8x21x256x256 dim=1 float32",
+    "kl_div_with_logits forward+backward 1024x32000 float32",
+)
+NAMED_LOSSES = 5
 
 
 def by_case(figures: list[Figure]) -> list[tuple[Case, dict[str, Figure]]]:
     """The figures of each case by peer, in the order they were measured."""
     groups = groupby(figures, key=lambda figure: figure.case)
     return [(case, {figure.peer: figure for figure in group}) for case, group in groups]
+
+
+def without_sweep(figures: list[Figure]) -> list[Figure]:
+    """The cases of the table."""
+    return [figure for figure in figures if figure.case not in SWEEP_CASES]
 
 
 def rivals(figures: list[Figure]) -> list[str]:
@@ -34,39 +57,60 @@ def rivals(figures: list[Figure]) -> list[str]:
     return sorted(peers, key=lambda peer: stems.index(peer.removesuffix(" tuned")))
 
 
-def ratio_text(figure: Figure | None) -> str:
+def ratio_text(figure: Figure | None, spread: bool = True) -> str:
     """A ratio and the inter-quartile range of its rounds."""
     if figure is None:
         return "–"
-    return f"{figure.ratio:.2f} ({figure.ratio_low:.2f}–{figure.ratio_high:.2f})"
+    text = f"{figure.ratio:.2f}"
+    return f"{text} ({figure.ratio_low:.2f}–{figure.ratio_high:.2f})" if spread else text
 
 
-def rows(figures: list[Figure]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the table of ratios."""
+def work_text(case: Case) -> str:
+    """Operator, variant and direction."""
+    return (
+        f"{case.op}, {case.variant}: {case.direction}"
+        if case.variant
+        else (f"{case.op}: {case.direction}")
+    )
+
+
+def rows(
+    figures: list[Figure], spread: bool = True, bold: bool = False
+) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of the table of ratios; `bold` marks what is below 1."""
     peers = rivals(figures)
     header = ["op", "shape", "dtype", *peers, "of copy speed"]
     lines = []
     for case, of in by_case(figures):
-        op = f"{case.op}, {case.variant}" if case.variant else case.op
-        lines.append(
-            [
-                f"{op}: {case.direction}",
-                f"{case.shape_text} ({case.stands_for})",
-                case.dtype,
-                *(ratio_text(of.get(peer)) for peer in peers),
-                f"{of[OURS].of_copy:.0%}",
-            ]
-        )
+        ratios = [ratio_text(of.get(peer), spread) for peer in peers]
+        if bold:
+            lost = [peer in of and of[peer].ratio < 1 for peer in peers]
+            ratios = [f"**{r}**" if worse else r for r, worse in zip(ratios, lost, strict=True)]
+        shape = f"{case.shape_text} ({case.stands_for})"
+        lines.append([work_text(case), shape, case.dtype, *ratios, f"{of[OURS].of_copy:.0%}"])
     return header, lines
 
 
-def losses(figures: list[Figure]) -> str:
-    """A sentence that names where a peer is faster."""
+def markdown_table(header: list[str], lines: list[list[str]], text_columns: int) -> str:
+    """The first columns to the left, the others to the right."""
+    align = [":--" if i < text_columns else "--:" for i in range(len(header))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, align, *lines])
+
+
+def lost(figures: list[Figure]) -> list[Figure]:
+    """Where a peer is faster, the worst first."""
     against = [figure for figure in figures if figure.peer in rivals(figures)]
-    lost = [figure for figure in against if figure.ratio < 1]
-    sentence = f"A peer is faster than torchsoftmax in {len(lost)} of {len(against)} comparisons"
-    places = "; ".join(f"{f.peer} in {f.case.name} ({f.ratio:.2f})" for f in lost)
-    return f"{sentence}: {places}." if lost else f"{sentence}."
+    return sorted((f for f in against if f.ratio < 1), key=lambda figure: figure.ratio)
+
+
+def losses(figures: list[Figure], named: int | None = None) -> str:
+    """A sentence that names where a peer is faster: all of them, or the worst."""
+    count = sum(figure.peer in rivals(figures) for figure in figures)
+    worse = lost(figures)
+    sentence = f"A peer is faster than torchsoftmax in {len(worse)} of {count} comparisons"
+    places = "; ".join(f"{f.peer} in {f.case.name} ({f.ratio:.2f})" for f in worse[:named])
+    most = ", most" if named is not None and named < len(worse) else ""
+    return f"{sentence}{most}: {places}." if worse else f"{sentence}."
 
 
 def relatives(figures: list[Figure]) -> str:
@@ -98,9 +142,11 @@ def same_work(one: Case, other: Case) -> bool:
 
 def machine_line(machine: dict[str, object]) -> str:
     """The machine in one line."""
+    libraries = ("torch", "onnxruntime", "jax")
+    versions = ", ".join(f"{name} {machine[name]}" for name in libraries if name in machine)
     return (
         f"{machine['processor']}, {machine['threads']} threads on {machine['cores']} cores, "
-        f"{machine['instruction_set']}, torch {machine['torch']}, "
+        f"{machine['instruction_set']}, {versions}, "
         f"transparent huge pages: {machine['transparent_huge_pages']}, {machine['date']}"
     )
 
@@ -116,40 +162,81 @@ def text(figures: list[Figure], machine: dict[str, object]) -> str:
     return "\n".join([machine_line(machine), "", *table, "", losses(figures)])
 
 
-def markdown(figures: list[Figure], machine: dict[str, object]) -> str:
-    """The table for the README; what is below 1 is in bold."""
-    header, lines = rows(figures)
-    peers = rivals(figures)
-    first, last = 3, 3 + len(peers)
-    for line, (_, of) in zip(lines, by_case(figures), strict=True):
-        for column, peer in zip(range(first, last), peers, strict=True):
-            if peer in of and of[peer].ratio < 1:
-                line[column] = f"**{line[column]}**"
-    header = [f"vs {cell}" if first <= i < last else cell for i, cell in enumerate(header)]
-    align = [":--" if i < first else "--:" for i in range(len(header))]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in [header, align, *lines])
-    legend = (
+def legend(machine: dict[str, object]) -> str:
+    """What the columns are, and how each peer is run."""
+    settings = machine["settings"]
+    say = {name: " ".join(f"`{k}={v}`" for k, v in each.items()) for name, each in settings.items()}
+    parts = [
         "How many times faster torchsoftmax is: the peer's time divided by ours, median over "
-        "alternated rounds (inter-quartile range); below 1, in bold, the peer is faster. "
-        f"“Tuned” is PyTorch with `{machine['tuned']}`. The last column is our rate of memory "
+        "alternated rounds; below 1, in bold, the peer is faster."
+    ]
+    if "tuned" in say:
+        parts.append(f"“Tuned” is PyTorch with {say['tuned']}.")
+    if "onnxruntime" in say:
+        parts.append(
+            f"ONNX Runtime, with {say['onnxruntime']}, writes into memory that it is given once "
+            "and that stays; everybody else makes a new result."
+        )
+    if "jax" in say:
+        parts.append(f"JAX is compiled for the shape and runs with {say['jax']}.")
+    parts.append(
+        "“In place” is `inplace_backward=True`, in JAX a donated argument; there the logits are "
+        "written anew before each call of every peer, outside of its time. “AVX2” is a process of "
+        "everybody with `ATEN_CPU_CAPABILITY=avx2`. The last column is our rate of memory "
         "traffic, counted at the least that the operator must move, against a plain copy of the "
-        "same tensor."
+        "logits into an existing tensor: how much of our time that traffic takes at the speed of "
+        "a copy."
     )
-    parts = [table, legend, losses(figures), relatives(figures), machine_line(machine)]
+    return " ".join(parts)
+
+
+def markdown(figures: list[Figure], machine: dict[str, object]) -> str:
+    """The table for docs/performance.md, with the inter-quartile range of each ratio."""
+    header, lines = rows(figures, bold=True)
+    parts = [
+        markdown_table(header, lines, 3), legend(machine), losses(figures), relatives(figures),
+        machine_line(machine),
+    ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def write(figures: list[Figure], machine: dict[str, object], folder: Path) -> None:
-    """Writes the CSV of all figures, the machine beside it, and the Markdown table."""
-    folder.mkdir(parents=True, exist_ok=True)
+def summary(figures: list[Figure], machine: dict[str, object]) -> str:
+    """The short table for the README: some rows, and the worst of all."""
+    chosen = [figure for figure in figures if figure.case.name in SUMMARY]
+    if not chosen:
+        return ""
+    table = markdown_table(*rows(chosen, spread=False, bold=True), 3)
+    return "\n\n".join([table, losses(figures, NAMED_LOSSES), machine_line(machine)]) + "\n"
+
+
+def write_csv(figures: list[Figure], folder: Path) -> None:
+    """Every figure with all its digits that mean something."""
     with (folder / f"{NAME}.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*(c.removesuffix("_text") for c in CASE_COLUMNS), *FIGURE_COLUMNS])
+        names = [column.removesuffix("_text") for column in CASE_COLUMNS]
+        writer.writerow([*names, "peer", *NUMBER_COLUMNS])
         for figure in figures:
-            numbers = [getattr(figure, column) for column in FIGURE_COLUMNS]
+            numbers = [getattr(figure, column) for column in NUMBER_COLUMNS]
             writer.writerow(
                 [getattr(figure.case, column) for column in CASE_COLUMNS]
-                + [f"{n:.6g}" if isinstance(n, float) else n for n in numbers]
+                + [figure.peer]
+                + ["" if n is None else f"{n:.6g}" for n in numbers]
             )
-    (folder / f"{NAME}.json").write_text(json.dumps(machine, indent=2) + "\n")
-    (folder / f"{NAME}.md").write_text(markdown(figures, machine))
+
+
+def read_csv(folder: Path) -> list[Figure]:
+    """The figures of an earlier run, those of cases that are no longer measured left out."""
+    figures = []
+    with (folder / f"{NAME}.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            parts = (row[name] for name in ("op", "direction", "shape", "dtype", "variant"))
+            case = BY_NAME.get(" ".join(part for part in parts if part))
+            numbers = {name: float(row[name]) if row[name] else None for name in NUMBER_COLUMNS}
+            if case is not None:
+                figures.append(Figure(case=case, peer=row["peer"], **numbers))
+    return figures
+
+
+def read_machine(folder: Path) -> dict[str, object]:
+    """Of the run that the figures are from."""
+    return json.loads((folder / f"{NAME}.json").read_text())

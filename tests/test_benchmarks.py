@@ -11,24 +11,32 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks import report, targets
+from benchmarks.__main__ import with_earlier
 from benchmarks.cases import OPS
+from benchmarks.measure import Figure
+from benchmarks.memory import peak_growth
+from benchmarks.pages import ROOT, refreshed
+from benchmarks.peers import Step, ours
+from benchmarks.table import BY_NAME
 
 pytestmark = pytest.mark.once
 RUN = "import sys; from benchmarks.__main__ import main; sys.exit(main(sys.argv[2:], sys.argv[1]))"
 WRONG_PEERS = """
 from benchmarks.cases import BACKWARD, FORWARD
-from benchmarks.peers import Peer, eager
+from benchmarks.peers import Peer, Step, eager
 
 def wrong_value(case, inputs):
     step = eager(case, inputs)
-    return (lambda: step() * 1.001) if case.direction == FORWARD else step
+    return Step(lambda: step() * 1.001) if case.direction == FORWARD else step
 
 def nan_gradient(case, inputs):
     step = eager(case, inputs)
     if case.direction == FORWARD:
         return step
-    return lambda: (*step()[:-1], step()[-1] * float("nan"))
+    return Step(lambda: (*step()[:-1], step()[-1] * float("nan")))
 
 PEERS = [Peer("ours", eager), Peer("value", wrong_value), Peer("gradient", nan_gradient)]
 """
@@ -81,3 +89,74 @@ def test_a_wrong_result_is_reported_and_not_timed(tmp_path: Path) -> None:
         expected = f"check failed: {case} 16x100 float32: {peer} differs from float64 by "
         assert expected in stderr
     assert not (tmp_path / "bench-cpu.csv").exists()
+
+
+def figure(case: str, peer: str, ratio: float = 1.0, peak: float | None = None) -> Figure:
+    """Of a case of the table, with what the tables of results are made of."""
+    spread = (ratio, round(0.9 * ratio, 5), round(1.1 * ratio, 5))  # as a CSV has them
+    return Figure(BY_NAME[case], peer, 0.25, 0.001, *spread, 40.0, 0.5, peak, 0.0, 1e-6)
+
+
+def test_targets_are_judged_by_the_figures() -> None:
+    forward = "softmax forward 4096x32000 float32"
+    both = "cross_entropy forward+backward 4096x32000 float32"
+    table = targets.markdown(
+        [
+            figure(forward, "copy", 0.8),
+            figure(forward, "ours"),
+            figure(forward, "eager", 3.4),
+            figure(both, "ours", peak=1.001),
+            figure(both, "eager", 10.5),
+            figure(f"{both} in place", "ours", peak=0.02),
+        ]
+    )
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:-2]]
+    assert rows == [
+        [forward, "eager", "≥ 3.5×", "3.40 (3.06–3.74)", "**missed**"],
+        [forward, "a copy's time", "≤ 1.5×", "1.25 (1.14–1.39)", "held"],
+        [both, "eager", "≥ 10×", "10.50 (9.45–11.55)", "held"],
+        [both, "memory beyond the input", "≤ 1.02 × logits", "1.0010", "held"],
+        [f"{both} in place", "memory beyond the input", "≤ 0.01 × logits", "0.0200", "**missed**"],
+    ]
+    assert table.endswith("\n\n3 of 5 held, 2 missed.\n")
+
+
+def test_figures_of_another_run_are_kept_beside_the_new_ones(tmp_path: Path) -> None:
+    first, second = "softmax forward 32x10 float32", "cross_entropy forward+backward 32x10 float32"
+    earlier = [figure(first, "ours"), figure(second, "ours"), figure(second, "eager", 1.5)]
+    report.write_csv(earlier, tmp_path)
+    read = report.read_csv(tmp_path)
+    assert read == earlier
+    now = [figure(second, "ours"), figure(second, "eager", 1.75)]
+    assert with_earlier(now, read) == [read[0], *now]
+
+
+def test_peak_growth_is_what_a_call_allocates() -> None:
+    for mebibytes in (32, 256):
+        step = Step(lambda n=mebibytes: torch.ones(n * 2**18))
+        step()  # which also starts threads
+        assert 0 <= peak_growth(step) - mebibytes * 2**20 <= 2**20
+    kept = torch.ones(2**25)
+    step = Step(lambda: kept.add_(1))
+    step()
+    assert peak_growth(step) <= 2**20
+
+
+def test_a_step_in_place_gets_its_logits_before_each_call() -> None:
+    case = BY_NAME["cross_entropy forward+backward 16x100 float32 in place"]
+    inputs = OPS[case.op].inputs(case)
+    given = inputs.arguments["input"].clone()
+    step = ours(case, inputs)
+    gradients = [step()[1].clone() for _ in range(2)]
+    assert torch.equal(*gradients) and torch.equal(gradients[0], inputs.memory)
+    assert torch.equal(inputs.arguments["input"], given)
+
+
+def test_marked_sections_are_those_of_the_result_files() -> None:
+    path = "docs/results/targets.md"
+    text = f"before\n<!-- {path} -->\nold\n<!-- end -->\nafter"
+    table = (ROOT / path).read_text().strip()
+    assert refreshed(text) == f"before\n<!-- {path} -->\n\n{table}\n\n<!-- end -->\nafter"
+    for page in ("README.md", "docs/performance.md"):
+        content = (ROOT / page).read_text()
+        assert refreshed(content) == content

@@ -1,0 +1,43 @@
+"""Peak memory of a call, by one method for every library: the process's resident size.
+
+The system keeps the peak of a process and lets it be reset (Linux: "5" written to
+``/proc/self/clear_refs`` sets ``VmHWM`` to the present resident size). The growth of one call is
+the peak after it less the size before it; inputs and the library itself are in the size before.
+What the C library holds of freed memory is given back first, or a call could use it unseen.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+from pathlib import Path
+
+from benchmarks.peers import Step
+
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def peak_resident_bytes() -> int:
+    """Since the last reset."""
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", STATUS.read_text())[1])
+
+
+def peak_growth(step: Step) -> int | None:
+    """Bytes by which a call that is not the first one raises the peak.
+
+    None where the system cannot tell. What a first call allocates for good does not count.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is None or not CLEAR_REFS.exists():
+        return None
+    if step.prepare:
+        step.prepare()
+    gc.collect()
+    trim(0)
+    CLEAR_REFS.write_text("5")
+    before = peak_resident_bytes()
+    returned = step.run()
+    grown = peak_resident_bytes() - before
+    del returned
+    return grown

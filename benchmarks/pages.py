@@ -1,0 +1,60 @@
+"""``python -m benchmarks.pages``: every table and picture from the CSV, and the pages they are in.
+
+A table stands in README.md or docs/ between ``<!-- docs/results/NAME.md -->`` and ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from benchmarks import picture, report, targets, traffic, vocabulary
+from benchmarks.measure import Figure
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+SECTION = re.compile(r"(<!-- (docs/results/[\w-]+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def save(figures: list[Figure], machine: dict[str, object], folder: Path) -> None:
+    """Writes the figures and the machine they are of."""
+    folder.mkdir(parents=True, exist_ok=True)
+    report.write_csv(figures, folder)
+    (folder / f"{report.NAME}.json").write_text(json.dumps(machine, indent=2) + "\n")
+
+
+def render(folder: Path) -> None:
+    """Makes the tables and pictures of a folder from its CSV; what was not measured has none."""
+    figures, machine = report.read_csv(folder), report.read_machine(folder)
+    listed = report.without_sweep(figures)
+    tables = {
+        report.NAME: report.markdown(listed, machine) if listed else "",
+        "summary": report.summary(listed, machine),
+        "targets": targets.markdown(listed),
+        "traffic": traffic.markdown(listed),
+        "vocabulary": vocabulary.render(figures, machine, folder),
+    }
+    for name, table in tables.items():
+        if table:
+            (folder / f"{name}.md").write_text(table)
+    if listed:
+        picture.draw(listed, machine, folder)
+
+
+def refreshed(text: str) -> str:
+    """The text with every marked section as its result file has it."""
+    return SECTION.sub(
+        lambda match: f"{match[1]}\n{(ROOT / match[2]).read_text().strip()}\n\n{match[3]}", text
+    )
+
+
+def refresh() -> None:
+    """Puts the committed tables into the pages."""
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        page.write_text(refreshed(page.read_text()))
+
+
+if __name__ == "__main__":
+    render(RESULTS)
+    refresh()

@@ -1,0 +1,100 @@
+"""What this project set out to reach, each line beside what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.cases import AVX2, BACKWARD, BOTH, FORWARD, IN_PLACE
+from benchmarks.measure import Figure
+from benchmarks.peers import OURS
+from benchmarks.report import by_case, markdown_table
+from benchmarks.worker import COPY
+
+IN_CACHE = "128x1000 1024x1000 4096x128 512x4096"
+LARGE = "4096x32000 1024x128256"
+MEMORY = "memory"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A line of the table of targets.
+
+    ``limits`` are by what is compared with: for a peer, how many times faster ours is at least; for
+    the copy, how many times its time ours takes at most; for memory, the peak beyond the input as
+    a part of the logits, at most.
+    """
+
+    ops: str
+    direction: str
+    shapes: str
+    limits: dict[str, float]
+    dtypes: str = "float32"
+    variants: tuple[str, ...] = ("",)
+
+
+VARIANTS = ("label smoothing", "class weights", "probability targets")
+TUNED = ("eager tuned", "compile tuned")
+TARGETS = [
+    Target("softmax", FORWARD, IN_CACHE, {"eager": 3.5, "onnxruntime": 1.4}),
+    Target("softmax log_softmax", FORWARD, "4096x32000", {"eager": 3.5, COPY: 1.5}),
+    Target("softmax", BACKWARD, "4096x32000", {"eager": 4, "eager tuned": 1}),
+    Target("cross_entropy", BOTH, LARGE, {"eager": 10, "eager tuned": 2.4, "compile tuned": 2.1}),
+    Target("cross_entropy", BOTH, LARGE, dict(zip(TUNED, (2.6, 2.3), strict=True)),
+           variants=(IN_PLACE,)),
+    Target("cross_entropy", BOTH, LARGE, {"eager tuned": 2.4}, "bfloat16 float16"),
+    Target("cross_entropy", BOTH, LARGE, {"eager tuned": 2.6}, "bfloat16 float16", (IN_PLACE,)),
+    Target("cross_entropy", FORWARD, "4096x32000", {"compile tuned": 1.6}),
+    Target("cross_entropy", BOTH, "1024x32000", {"eager tuned": 2.5}, variants=VARIANTS),
+    Target("softmax", FORWARD, "8x21x256x256", {"eager tuned": 2}),
+    Target("cross_entropy", BOTH, "8x21x256x256", {"eager tuned": 4}),
+    Target("softmax", FORWARD, "2000x4096 32x1000x49", {"eager": 2.5}),
+    Target("softmax", FORWARD, "32x10", {"eager": 1}),
+    Target("cross_entropy", BOTH, "32x10", {"eager": 1.3}),
+    Target("softmax", FORWARD, IN_CACHE, {"eager": 2}, variants=(AVX2,)),
+    Target("cross_entropy", BOTH, LARGE, {MEMORY: 1.02}),
+    Target("cross_entropy", BOTH, LARGE, {MEMORY: 0.01}, variants=(IN_PLACE,)),
+]  # fmt: skip
+
+
+def compared(against: str, limit: float, of: dict[str, Figure]) -> tuple[list[str], bool] | None:
+    """The columns from the limit on, and whether it is held; None where it was not measured."""
+    if against == MEMORY:
+        peak = of[OURS].peak_of_logits
+        if peak is None:
+            return None
+        return ["memory beyond the input", f"≤ {limit:g} × logits", f"{peak:.4f}"], peak <= limit
+    figure = of.get(against)
+    if figure is None:
+        return None
+    if against == COPY:  # its ratio is the copy's time over ours
+        took = [1 / r for r in (figure.ratio, figure.ratio_high, figure.ratio_low)]
+        cells = ["a copy's time", f"≤ {limit:g}×"]
+        return [*cells, "{:.2f} ({:.2f}–{:.2f})".format(*took)], took[0] <= limit
+    spread = f"{figure.ratio:.2f} ({figure.ratio_low:.2f}–{figure.ratio_high:.2f})"
+    return [against, f"≥ {limit:g}×", spread], figure.ratio >= limit
+
+
+def markdown(figures: list[Figure]) -> str:
+    """The table; empty where nothing of it was measured."""
+    lines, missed = [], 0
+    for target in TARGETS:
+        for case, of in by_case(figures):
+            shape = "x".join(map(str, case.shape))
+            if (
+                case.op not in target.ops.split()
+                or case.direction != target.direction
+                or shape not in target.shapes.split()
+                or case.dtype not in target.dtypes.split()
+                or case.variant not in target.variants
+            ):
+                continue
+            for against, limit in target.limits.items():
+                found = compared(against, limit, of)
+                if found is not None:
+                    cells, held = found
+                    missed += not held
+                    lines.append([case.name, *cells, "held" if held else "**missed**"])
+    if not lines:
+        return ""
+    table = markdown_table(["work", "against", "target", "measured", ""], lines, 2)
+    return f"{table}\n\n{len(lines) - missed} of {len(lines)} held, {missed} missed.\n"
