@@ -110,6 +110,20 @@ inline c10::SymDimVector row_shape(const Tensor& input, int64_t dim) {
   return shape;
 }
 
+/// Returns `dim` from 0 on.
+inline int64_t softmax_jacobian(const Tensor& output, int64_t dim, double temperature) {
+  floating("softmax_jacobian", "output", output);
+  positive("softmax_jacobian", "temperature", temperature);
+  return at::maybe_wrap_dim(dim, output.dim());
+}
+
+/// The shape of one matrix for each row: that of the rows, and the number of classes twice.
+inline c10::SymDimVector jacobian_shape(const Tensor& output, int64_t dim) {
+  auto shape = row_shape(output, dim);
+  shape.append(2, output.dim() == 0 ? c10::SymInt(1) : output.sym_size(dim));
+  return shape;
+}
+
 inline c10::SymDimVector row_shape(const Tensor& input) {
   return row_shape(input, class_dim(input));
 }

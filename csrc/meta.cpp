@@ -37,6 +37,11 @@ Tensor softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t
   return at::empty_symint(output.sym_sizes(), output.options());
 }
 
+Tensor softmax_jacobian(const Tensor& output, int64_t dim, double temperature, bool) {
+  dim = checks::softmax_jacobian(output, dim, temperature);
+  return at::empty_symint(checks::jacobian_shape(output, dim), output.options());
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyArgs& args,
                                                                  const OptionalTensor& normalizer,
                                                                  Dtype dtype, bool with_gradient) {
@@ -126,6 +131,7 @@ TORCH_LIBRARY_IMPL(torchsoftmax, Meta, m) {
   m.impl("softmax_backward", &softmax_backward<false>);
   m.impl("log_softmax", &softmax<true>);
   m.impl("log_softmax_backward", &softmax_backward<true>);
+  m.impl("softmax_jacobian", &softmax_jacobian);
   m.impl("cross_entropy_forward", &OfCrossEntropy<&cross_entropy_forward>::call);
   m.impl("cross_entropy_backward", &OfCrossEntropy<&cross_entropy_backward>::call);
   m.impl("cross_entropy_backward_", &OfCrossEntropy<&cross_entropy_backward_>::call);
