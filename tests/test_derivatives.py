@@ -202,6 +202,16 @@ def test_transforms(name: str) -> None:
         assert_same(leaf.grad, expected)
 
 
+@pytest.mark.parametrize(
+    "function", [derivatives.cross_entropy_gradient, derivatives.cross_entropy_hessian]
+)
+def test_vmap_over_class_indices(function: Callable[..., Tensor]) -> None:
+    x, target = float64(4, 7), target_of("indices", (4, 7))
+    assert_same(vmap(function)(x, target), function(x, target))
+    with pytest.raises(IndexError, match="Target 7 is out of bounds"):
+        vmap(function)(x, torch.tensor([0, 7, 1, 2]))
+
+
 def test_the_second_derivative_is_the_derivative_of_the_first() -> None:
     x = float64(7)
     assert_same(derivatives.softmax_hessian(x), jacrev(derivatives.softmax_jacobian)(x))

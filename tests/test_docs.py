@@ -17,11 +17,12 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 BLOCKS = FENCED.findall(TEXT)
 
 
-def test_every_block_is_of_a_language_that_is_run() -> None:
+def test_every_block_is_run_or_a_formula() -> None:
     assert TEXT.count("```") == 2 * len(BLOCKS)
-    assert {language for language, _ in BLOCKS} == {"python", "sh"}
+    begins = {"python": ">>> ", "sh": "$ ", "math": ""}
+    assert {language for language, _ in BLOCKS} == set(begins)
     for language, block in BLOCKS:
-        assert block.startswith(">>> " if language == "python" else "$ "), block
+        assert block.startswith(begins[language]), block
 
 
 def test_python_prints_what_the_text_says(capsys: pytest.CaptureFixture[str]) -> None:
