@@ -383,7 +383,7 @@ def hessian_samples(dtype: torch.dtype) -> Iterator[Sample]:
         pair = (logits(*shape, dtype=dtype), target.to(dtype))
         return Sample(name, pair, (), {"temperature": temperature})
 
-    yield sample("rows", 3, 5, temperature=0.7)
+    yield sample("rows", 3, 5, temperature=2.0)
     yield sample("vector", 19, temperature=3.0)
     yield sample("one class", 4, 1)
     yield sample("no rows", 0, 5)
