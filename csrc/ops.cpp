@@ -69,6 +69,12 @@ Tensor softmax_jacobian(const Tensor& output, int64_t dim, double temperature, b
   return op.call(output, dim, temperature, log);
 }
 
+Tensor softmax_hessian(const Tensor& output, int64_t dim, double temperature) {
+  static const auto op =
+      find<Tensor(const Tensor&, int64_t, double)>("torchsoftmax::softmax_hessian");
+  return op.call(output, dim, temperature);
+}
+
 Tensor cross_entropy(const CrossEntropyArgs& args, Optional normalizer, Dtype dtype,
                      bool inplace_backward) {
   static const OpOfCrossEntropy<Tensor, Optional, Dtype, bool> op("torchsoftmax::cross_entropy");

@@ -31,6 +31,7 @@ _ops = torch.ops.torchsoftmax
 _softmax = _ops.softmax.default
 _softmax_backward = _ops.softmax_backward.default
 _softmax_jacobian = _ops.softmax_jacobian.default
+_softmax_hessian = _ops.softmax_hessian.default
 _cross_entropy_forward = _ops.cross_entropy_forward.default
 _gather_index = _ops.gather_index.default
 
@@ -183,7 +184,8 @@ def softmax_hessian(input: Tensor, dim: int = -1, *, temperature: float = 1.0) -
     Args, raises and edge cases: as in :func:`softmax_jacobian`.
 
     Returns:
-        Of the shape of ``input`` without ``dim``, then (C, C, C); of the dtype of ``input``.
+        Of the shape of ``input`` without ``dim``, then (C, C, C); contiguous; of the dtype of
+        ``input``. ``[..., i, j, k]`` is of output i. Written in one pass.
 
     The same as :func:`torch.func.hessian` of :func:`torchsoftmax.softmax` for one row.
 
@@ -194,13 +196,7 @@ def softmax_hessian(input: Tensor, dim: int = -1, *, temperature: float = 1.0) -
                 [-0.0370,  0.0741, -0.0370]])
     """
     _check_logits("softmax_hessian", input, temperature)
-    accumulated = torch.promote_types(input.dtype, torch.float32)  # products of rounded matrices
-    rows = input.unsqueeze(0) if input.dim() == 0 else input
-    y = _softmax(rows, dim, accumulated, temperature)
-    of_log = _softmax_jacobian(y, dim, temperature, True)
-    of_score = _softmax_jacobian(y, dim, temperature, False).unsqueeze(-3) / temperature
-    squares = of_log.unsqueeze(-1) * of_log.unsqueeze(-2)
-    return (y.movedim(dim, -1)[..., None, None] * (squares - of_score)).to(input.dtype)
+    return _softmax_hessian(_softmax(input, dim, None, temperature), dim, temperature)
 
 
 def cross_entropy_gradient(input: Tensor, target: Tensor, *, temperature: float = 1.0) -> Tensor:

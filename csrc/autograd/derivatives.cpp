@@ -1,4 +1,4 @@
-// Derivatives of softmax_jacobian, a function of the softmax.
+// Derivatives of softmax_jacobian and softmax_hessian, which are functions of the softmax.
 
 #include <torch/library.h>
 
@@ -43,8 +43,19 @@ Tensor softmax_jacobian(const Tensor& output, int64_t dim, double temperature, b
   return ops::softmax_jacobian(output, dim, temperature, log);
 }
 
+Tensor softmax_hessian(const Tensor& output, int64_t dim, double temperature) {
+  if (differentiated(output)) {
+    return composite::softmax_hessian(output, dim, temperature);
+  }
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return ops::softmax_hessian(output, dim, temperature);
+}
+
 }  // namespace
 
-TORCH_LIBRARY_IMPL(torchsoftmax, Autograd, m) { m.impl("softmax_jacobian", &softmax_jacobian); }
+TORCH_LIBRARY_IMPL(torchsoftmax, Autograd, m) {
+  m.impl("softmax_jacobian", &softmax_jacobian);
+  m.impl("softmax_hessian", &softmax_hessian);
+}
 
 }  // namespace torchsoftmax

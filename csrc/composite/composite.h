@@ -36,6 +36,7 @@ Tensor log_softmax_backward(const Tensor& grad_output, const Tensor& output, int
                             double temperature, const OptionalTensor& mask);
 
 Tensor softmax_jacobian(const Tensor& output, int64_t dim, double temperature, bool log);
+Tensor softmax_hessian(const Tensor& output, int64_t dim, double temperature);
 /// The gradient of `output`.
 Tensor softmax_jacobian_backward(const Tensor& grad, const Tensor& output, int64_t dim,
                                  double temperature, bool log);

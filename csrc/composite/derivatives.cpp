@@ -15,14 +15,30 @@ Tensor rows_of(const Tensor& output, int64_t dim) {
   return output.dim() == 0 ? wide.unsqueeze(0) : wide.movedim(dim, -1);
 }
 
+/// d log p_i / d x_j of rows `p`.
+Tensor of_logarithm(const Tensor& p, double temperature) {
+  return (at::eye_symint(p.sym_size(-1), p.options()) - p.unsqueeze(-2)) / temperature;
+}
+
 }  // namespace
 
 Tensor softmax_jacobian(const Tensor& output, int64_t dim, double temperature, bool log) {
   dim = checks::softmax_jacobian(output, dim, temperature);
   const Tensor p = rows_of(output, dim);
-  const Tensor delta = at::eye_symint(p.sym_size(-1), p.options());
-  const Tensor of_log = (delta - p.unsqueeze(-2)) / temperature;
-  return (log ? of_log : p.unsqueeze(-1) * of_log).to(output.scalar_type());
+  const Tensor scores = of_logarithm(p, temperature);
+  return (log ? scores : p.unsqueeze(-1) * scores).to(output.scalar_type());
+}
+
+/// With p = exp(log p), the second derivative of p is p (s s^T + ds) for the score s, the first
+/// derivative of log p. Of all log p the second derivative is -J / T.
+Tensor softmax_hessian(const Tensor& output, int64_t dim, double temperature) {
+  dim = checks::softmax_hessian(output, dim, temperature);
+  const Tensor p = rows_of(output, dim);
+  const Tensor scores = of_logarithm(p, temperature);
+  const Tensor jacobian = p.unsqueeze(-1) * scores;
+  const Tensor squares = scores.unsqueeze(-1) * scores.unsqueeze(-2);
+  return (p.unsqueeze(-1).unsqueeze(-1) * (squares - jacobian.unsqueeze(-3) / temperature))
+      .to(output.scalar_type());
 }
 
 Tensor softmax_jacobian_backward(const Tensor& grad, const Tensor& output, int64_t dim,
@@ -42,7 +58,10 @@ Tensor softmax_jacobian_backward(const Tensor& grad, const Tensor& output, int64
 
 namespace {
 
-void register_derivatives(torch::Library& m) { m.impl("softmax_jacobian", &softmax_jacobian); }
+void register_derivatives(torch::Library& m) {
+  m.impl("softmax_jacobian", &softmax_jacobian);
+  m.impl("softmax_hessian", &softmax_hessian);
+}
 
 }  // namespace
 
