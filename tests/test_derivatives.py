@@ -62,6 +62,7 @@ def per_row_of_loss(
     return function(x, target)
 
 
+@pytest.mark.kernels
 @every_layout
 @every_temperature
 @pytest.mark.parametrize("log", [False, True], ids=["softmax", "log_softmax"])
@@ -77,6 +78,7 @@ def test_jacobian(shape: tuple[int, ...], dim: int, temperature: float, log: boo
     assert jacobian.shape == (*rows, classes, classes) and jacobian.is_contiguous()
 
 
+@pytest.mark.kernels
 @every_layout
 @every_temperature
 def test_softmax_hessian(shape: tuple[int, ...], dim: int, temperature: float) -> None:
@@ -88,6 +90,7 @@ def test_softmax_hessian(shape: tuple[int, ...], dim: int, temperature: float) -
         assert_same(ours.sum(summed), torch.zeros_like(ours.sum(summed)))
 
 
+@pytest.mark.kernels
 @every_layout
 @every_temperature
 def test_products(shape: tuple[int, ...], dim: int, temperature: float) -> None:
@@ -106,6 +109,7 @@ def test_products(shape: tuple[int, ...], dim: int, temperature: float) -> None:
     assert_same(forward, product)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("shape", [(7,), (4, 7), (2, 3, 5)])
 @every_target
 @every_temperature
