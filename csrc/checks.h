@@ -110,6 +110,30 @@ inline c10::SymDimVector row_shape(const Tensor& input, int64_t dim) {
   return shape;
 }
 
+/// Returns `dim` from 0 on.
+inline int64_t derivatives(const char* name, const Tensor& output, int64_t dim,
+                           double temperature) {
+  floating(name, "output", output);
+  positive(name, "temperature", temperature);
+  return at::maybe_wrap_dim(dim, output.dim());
+}
+
+inline int64_t softmax_jacobian(const Tensor& output, int64_t dim, double temperature) {
+  return derivatives("softmax_jacobian", output, dim, temperature);
+}
+
+inline int64_t softmax_hessian(const Tensor& output, int64_t dim, double temperature) {
+  return derivatives("softmax_hessian", output, dim, temperature);
+}
+
+/// The shape of the derivatives of each row: that of the rows, and the number of classes by each
+/// index of them.
+inline c10::SymDimVector derivatives_shape(const Tensor& output, int64_t dim, int64_t indices) {
+  auto shape = row_shape(output, dim);
+  shape.append(indices, output.dim() == 0 ? c10::SymInt(1) : output.sym_size(dim));
+  return shape;
+}
+
 inline c10::SymDimVector row_shape(const Tensor& input) {
   return row_shape(input, class_dim(input));
 }

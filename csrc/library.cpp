@@ -35,6 +35,12 @@ TORCH_LIBRARY(torchsoftmax, m) {
       "log_softmax_backward(Tensor grad_output, Tensor output, int dim, float temperature=1.0, "
       "Tensor? mask=None) -> Tensor");
 
+  // The matrices of derivatives of softmax, or of log_softmax, and the second derivatives of
+  // softmax, from the softmax.
+  m.def(
+      "softmax_jacobian(Tensor output, int dim, float temperature=1.0, bool log=False) -> Tensor");
+  m.def("softmax_hessian(Tensor output, int dim, float temperature=1.0) -> Tensor");
+
   // normalizer: what `mean` divides by, where it is not the sum of the weights.
   // dtype: of the loss, where it is not that of the input (autocast).
   m.def(of_cross_entropy("cross_entropy",

@@ -37,6 +37,16 @@ Tensor softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t
   return at::empty_symint(output.sym_sizes(), output.options());
 }
 
+Tensor softmax_jacobian(const Tensor& output, int64_t dim, double temperature, bool) {
+  dim = checks::softmax_jacobian(output, dim, temperature);
+  return at::empty_symint(checks::derivatives_shape(output, dim, 2), output.options());
+}
+
+Tensor softmax_hessian(const Tensor& output, int64_t dim, double temperature) {
+  dim = checks::softmax_hessian(output, dim, temperature);
+  return at::empty_symint(checks::derivatives_shape(output, dim, 3), output.options());
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyArgs& args,
                                                                  const OptionalTensor& normalizer,
                                                                  Dtype dtype, bool with_gradient) {
@@ -126,6 +136,8 @@ TORCH_LIBRARY_IMPL(torchsoftmax, Meta, m) {
   m.impl("softmax_backward", &softmax_backward<false>);
   m.impl("log_softmax", &softmax<true>);
   m.impl("log_softmax_backward", &softmax_backward<true>);
+  m.impl("softmax_jacobian", &softmax_jacobian);
+  m.impl("softmax_hessian", &softmax_hessian);
   m.impl("cross_entropy_forward", &OfCrossEntropy<&cross_entropy_forward>::call);
   m.impl("cross_entropy_backward", &OfCrossEntropy<&cross_entropy_backward>::call);
   m.impl("cross_entropy_backward_", &OfCrossEntropy<&cross_entropy_backward_>::call);

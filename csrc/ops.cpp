@@ -63,6 +63,18 @@ Tensor log_softmax_backward(const Tensor& grad_output, const Tensor& output, int
   return op.call(grad_output, output, dim, temperature, mask);
 }
 
+Tensor softmax_jacobian(const Tensor& output, int64_t dim, double temperature, bool log) {
+  static const auto op =
+      find<Tensor(const Tensor&, int64_t, double, bool)>("torchsoftmax::softmax_jacobian");
+  return op.call(output, dim, temperature, log);
+}
+
+Tensor softmax_hessian(const Tensor& output, int64_t dim, double temperature) {
+  static const auto op =
+      find<Tensor(const Tensor&, int64_t, double)>("torchsoftmax::softmax_hessian");
+  return op.call(output, dim, temperature);
+}
+
 Tensor cross_entropy(const CrossEntropyArgs& args, Optional normalizer, Dtype dtype,
                      bool inplace_backward) {
   static const OpOfCrossEntropy<Tensor, Optional, Dtype, bool> op("torchsoftmax::cross_entropy");

@@ -61,6 +61,10 @@ Tensor log_softmax(const Tensor& input, int64_t dim, Dtype dtype, double tempera
 Tensor log_softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t dim,
                             double temperature, const OptionalTensor& mask);
 
+/// Of log_softmax where `log`; `output` is that of softmax in both.
+Tensor softmax_jacobian(const Tensor& output, int64_t dim, double temperature, bool log);
+Tensor softmax_hessian(const Tensor& output, int64_t dim, double temperature);
+
 Tensor cross_entropy(const CrossEntropyArgs& args, const OptionalTensor& normalizer, Dtype dtype,
                      bool inplace_backward);
 

@@ -1,4 +1,4 @@
-"""The command line that the examples which train over several seeds have in common."""
+"""The command line that the examples have in common."""
 
 import argparse
 import sys
@@ -6,16 +6,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
-def parser(name: str, description: str, steps: int, seeds: int) -> argparse.ArgumentParser:
-    """Options --steps, --seeds and --output of the example `name`."""
+def parser(
+    name: str, description: str, steps: int | None = None, seeds: int | None = None
+) -> argparse.ArgumentParser:
+    """Option --output of the example `name`, and --steps and --seeds where they have a default."""
     options = argparse.ArgumentParser(prog=f"python -m examples.{name}", description=description)
     shown = "(default: %(default)s)"
-    options.add_argument(
-        "--steps", type=_at_least(1), default=steps, help=f"training steps {shown}"
-    )
-    options.add_argument(
-        "--seeds", type=_at_least(2), default=seeds, help=f"repetitions, two or more {shown}"
-    )
+    if steps is not None:
+        options.add_argument(
+            "--steps", type=_at_least(1), default=steps, help=f"training steps {shown}"
+        )
+    if seeds is not None:
+        options.add_argument(
+            "--seeds", type=_at_least(2), default=seeds, help=f"repetitions, two or more {shown}"
+        )
     options.add_argument(
         "--output",
         type=Path,

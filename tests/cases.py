@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import torchsoftmax
+from torchsoftmax import derivatives
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -358,6 +359,39 @@ def kl_samples(dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("sliced, expanded", (x[::2, 3:36], y.expand(5, 33)))
 
 
+def jacobian_samples(dtype: torch.dtype) -> Iterator[Sample]:
+    def sample(name: str, x: Tensor, dim: int, temperature: float = 1.0) -> Sample:
+        return Sample(name, (x,), (dim,), {"temperature": temperature})
+
+    yield sample("rows", logits(3, 5, dtype=dtype), 1, 0.7)
+    yield sample("vector", logits(19, dtype=dtype), 0, 3.0)
+    yield sample("scalar", logits(dtype=dtype), 0)
+    yield sample("one class", logits(4, 1, dtype=dtype), 1)
+    yield sample("no rows", logits(0, 5, dtype=dtype), 1)
+    yield sample("no classes", logits(5, 0, dtype=dtype), 1)
+    yield sample("long rows", logits(2, 131, dtype=dtype), -1, 0.7)
+    yield sample("columns", logits(33, 7, dtype=dtype), 0)
+    yield sample("middle dim", logits(2, 7, 5, 3, dtype=dtype), 1, 0.7)
+    yield sample("transposed", logits(17, 6, dtype=dtype).t(), 1)
+    yield sample("sliced", logits(9, 40, dtype=dtype)[::2, 3:36], 1)
+    yield sample("expanded", logits(1, 21, dtype=dtype).expand(4, 21), -1)
+
+
+def hessian_samples(dtype: torch.dtype) -> Iterator[Sample]:
+    def sample(name: str, *shape: int, temperature: float = 1.0) -> Sample:
+        target = 2 * logits(*shape, dtype=torch.float64, seed=2).softmax(-1)  # of mass 2
+        pair = (logits(*shape, dtype=dtype), target.to(dtype))
+        return Sample(name, pair, (), {"temperature": temperature})
+
+    yield sample("rows", 3, 5, temperature=2.0)
+    yield sample("vector", 19, temperature=3.0)
+    yield sample("one class", 4, 1)
+    yield sample("no rows", 0, 5)
+    yield sample("no classes", 5, 0)
+    yield sample("long rows", 2, 131)
+    yield sample("stack", 2, 3, 2, 7)
+
+
 def visible(log_softmax: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """0 in place of the -inf of masked entries, which no finite difference can be taken of."""
 
@@ -445,5 +479,26 @@ OPERATORS = (
         reference.kl_div_with_logits,
         kl_samples,
         inner=16.0,  # differences of two logits, each shifted by its row's maximum
+    ),
+    Operator(
+        "softmax_jacobian",
+        derivatives.softmax_jacobian,
+        reference.softmax_jacobian,
+        jacobian_samples,
+        inner=8.0,  # the gradient is a difference of sums of the upstream one
+    ),
+    Operator(
+        "softmax_jacobian, of log_softmax",
+        derivatives.log_softmax_jacobian,
+        reference.log_softmax_jacobian,
+        jacobian_samples,
+        inner=16.0,  # the same, of as many terms as there are classes
+    ),
+    Operator(
+        "softmax_jacobian, Hessian of cross_entropy",
+        derivatives.cross_entropy_hessian,
+        reference.cross_entropy_hessian,
+        hessian_samples,
+        inner=16.0,
     ),
 )

@@ -144,3 +144,25 @@ def kl_div_with_logits(
     if reduction == "mean":
         return loss.mean()
     return loss.sum() / (input.size(0) if reduction == "batchmean" and input.dim() > 1 else 1)
+
+
+def softmax_jacobian(input: Tensor, dim: int, *, temperature: float = 1.0) -> Tensor:
+    p = _rows(softmax(input, dim, temperature=temperature), dim)
+    jacobian = torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
+    return (jacobian / temperature).contiguous()
+
+
+def log_softmax_jacobian(input: Tensor, dim: int, *, temperature: float = 1.0) -> Tensor:
+    p = _rows(softmax(input, dim, temperature=temperature), dim)
+    ones = torch.ones_like(p)
+    jacobian = torch.diag_embed(ones) - ones.unsqueeze(-1) * p.unsqueeze(-2)
+    return (jacobian / temperature).contiguous()
+
+
+def cross_entropy_hessian(input: Tensor, target: Tensor, *, temperature: float = 1.0) -> Tensor:
+    mass = target.sum(-1)[..., None, None]
+    return mass * softmax_jacobian(input, -1, temperature=temperature) / temperature
+
+
+def _rows(tensor: Tensor, dim: int) -> Tensor:
+    return tensor.unsqueeze(0) if tensor.dim() == 0 else tensor.movedim(dim, -1)

@@ -438,6 +438,9 @@ def opcheck_arguments() -> Iterator[tuple[str, tuple[object, ...]]]:
         yield "log_softmax", (x, 1, torch.float64, *optional)
         yield "softmax_backward", (x, y, 1, *optional)
         yield "log_softmax_backward", (x, y, 1, *optional)
+    for log in (False, True):
+        yield "softmax_jacobian", (y, 1, 0.7, log)
+    yield "softmax_hessian", (y, 1, 0.7)
     yield "gather_index", (indices, 5, -100, "a name")
     for target in (indices, y.detach().requires_grad_()):
         inputs = (x, target, weight, rows)

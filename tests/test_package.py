@@ -133,7 +133,9 @@ def test_every_public_name_is_at_top_level() -> None:
     assert all(getattr(torchsoftmax, name) in PUBLIC for name in names)
 
 
-@pytest.mark.parametrize("module", [torchsoftmax.functional, torchsoftmax.nn], ids=str)
+@pytest.mark.parametrize(
+    "module", [torchsoftmax.functional, torchsoftmax.nn, torchsoftmax.derivatives], ids=str
+)
 def test_examples_in_docstrings(module: object) -> None:
     names = {"torch": torch, "torchsoftmax": torchsoftmax}
     result = doctest.testmod(module, extraglobs=names)

@@ -1,13 +1,14 @@
 """Fused softmax, log-softmax, cross-entropy and their family for PyTorch.
 
-Every name of :mod:`torchsoftmax.functional` and :mod:`torchsoftmax.nn` is here too.
+Every name of :mod:`torchsoftmax.functional` and :mod:`torchsoftmax.nn` is here too; the derivatives
+themselves are in :mod:`torchsoftmax.derivatives`.
 """
 
 from torchsoftmax._load import load
 
 load()
 
-from torchsoftmax import functional, nn  # noqa: E402
+from torchsoftmax import derivatives, functional, nn  # noqa: E402
 from torchsoftmax.functional import (  # noqa: E402
     SoftmaxStatistics,
     cross_entropy,
@@ -34,6 +35,7 @@ __all__ = [
     "Softmax",
     "SoftmaxStatistics",
     "cross_entropy",
+    "derivatives",
     "entropy_with_logits",
     "functional",
     "kl_div_with_logits",

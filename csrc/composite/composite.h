@@ -35,6 +35,12 @@ Tensor log_softmax(const Tensor& input, int64_t dim, Dtype dtype, double tempera
 Tensor log_softmax_backward(const Tensor& grad_output, const Tensor& output, int64_t dim,
                             double temperature, const OptionalTensor& mask);
 
+Tensor softmax_jacobian(const Tensor& output, int64_t dim, double temperature, bool log);
+Tensor softmax_hessian(const Tensor& output, int64_t dim, double temperature);
+/// The gradient of `output`.
+Tensor softmax_jacobian_backward(const Tensor& grad, const Tensor& output, int64_t dim,
+                                 double temperature, bool log);
+
 Tensor cross_entropy(const CrossEntropyArgs& args, const OptionalTensor& normalizer, Dtype dtype,
                      bool inplace_backward);
 std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyArgs& args,

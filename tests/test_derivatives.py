@@ -1,0 +1,408 @@
+"""torchsoftmax.derivatives against torch.func in float64, and what is its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from math import inf, nan
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import logits
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import hessian, jacrev, jvp, vjp, vmap
+
+from torchsoftmax import derivatives
+
+TEMPERATURES = (1.0, 0.7, 3.0)
+# Rows along every dimension: a vector, rows, columns, and the middle of a stack.
+LAYOUTS = (((7,), 0), ((4, 7), -1), ((4, 7), 0), ((2, 5, 3), 1), ((2, 3, 2, 4), -2))
+TARGETS = ("indices", "probabilities")
+
+every_layout = pytest.mark.parametrize(("shape", "dim"), LAYOUTS)
+every_temperature = pytest.mark.parametrize("temperature", TEMPERATURES)
+every_target = pytest.mark.parametrize("kind", TARGETS)
+float64 = partial(logits, dtype=torch.float64)
+
+
+def assert_same(ours: Tensor, expected: Tensor) -> None:
+    """In float64: some roundings, of numbers of up to 30 / 0.7 where they cancel."""
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-13)
+
+
+def per_row(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """`function` of every row, which is along the last dimension."""
+    for _ in rows.shape[:-1]:
+        function = vmap(function)
+    return function(rows)
+
+
+def target_of(kind: str, shape: tuple[int, ...]) -> Tensor:
+    """Probabilities have a mass of their own in each row."""
+    generator = torch.Generator().manual_seed(1)
+    if kind == "indices":
+        return torch.randint(shape[-1], shape[:-1], generator=generator)
+    return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+def loss_of(x: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """PyTorch's cross-entropy of one row."""
+    return F.cross_entropy(x / temperature, target, reduction="sum")
+
+
+def per_row_of_loss(
+    derivative: Callable[..., Callable[..., Tensor]], x: Tensor, target: Tensor, temperature: float
+) -> Tensor:
+    function = derivative(partial(loss_of, temperature=temperature))
+    for _ in x.shape[:-1]:
+        function = vmap(function)
+    return function(x, target)
+
+
+@pytest.mark.kernels
+@every_layout
+@every_temperature
+@pytest.mark.parametrize("log", [False, True], ids=["softmax", "log_softmax"])
+def test_jacobian(shape: tuple[int, ...], dim: int, temperature: float, log: bool) -> None:
+    x = float64(*shape)
+    native = torch.log_softmax if log else torch.softmax
+    ours = derivatives.log_softmax_jacobian if log else derivatives.softmax_jacobian
+    expected = per_row(jacrev(lambda row: native(row / temperature, 0)), x.movedim(dim, -1))
+    jacobian = ours(x, dim, temperature=temperature)
+    assert_same(jacobian, expected)
+    classes = x.size(dim)
+    rows = x.movedim(dim, -1).shape[:-1]
+    assert jacobian.shape == (*rows, classes, classes) and jacobian.is_contiguous()
+
+
+@pytest.mark.kernels
+@every_layout
+@every_temperature
+def test_softmax_hessian(shape: tuple[int, ...], dim: int, temperature: float) -> None:
+    x = float64(*shape)
+    native = hessian(lambda row: torch.softmax(row / temperature, 0))
+    ours = derivatives.softmax_hessian(x, dim, temperature=temperature)
+    assert_same(ours, per_row(native, x.movedim(dim, -1)))
+    for summed in (-1, -2, -3):
+        assert_same(ours.sum(summed), torch.zeros_like(ours.sum(summed)))
+
+
+@pytest.mark.kernels
+@every_layout
+@every_temperature
+def test_products(shape: tuple[int, ...], dim: int, temperature: float) -> None:
+    """Native's forward and reverse mode, and the product with the matrix."""
+    x, v = float64(*shape), float64(*shape, seed=7)
+
+    def native(x: Tensor) -> Tensor:
+        return torch.softmax(x / temperature, dim)
+
+    forward = derivatives.softmax_jvp(x, v, dim, temperature=temperature)
+    reverse = derivatives.softmax_vjp(x, v, dim, temperature=temperature)
+    assert_same(forward, jvp(native, (x,), (v,))[1])
+    assert_same(reverse, vjp(native, x)[1](v)[0])
+    jacobian = derivatives.softmax_jacobian(x, dim, temperature=temperature)
+    product = (jacobian @ v.movedim(dim, -1).unsqueeze(-1)).squeeze(-1).movedim(-1, dim)
+    assert_same(forward, product)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("shape", [(7,), (4, 7), (2, 3, 5)])
+@every_target
+@every_temperature
+def test_cross_entropy(shape: tuple[int, ...], kind: str, temperature: float) -> None:
+    x, v, target = float64(*shape), float64(*shape, seed=7), target_of(kind, shape)
+    gradient = derivatives.cross_entropy_gradient(x, target, temperature=temperature)
+    assert_same(gradient, per_row_of_loss(torch.func.grad, x, target, temperature))
+    matrix = derivatives.cross_entropy_hessian(x, target, temperature=temperature)
+    assert_same(matrix, per_row_of_loss(hessian, x, target, temperature))
+    product = derivatives.cross_entropy_hvp(x, target, v, temperature=temperature)
+    assert_same(product, (matrix @ v.unsqueeze(-1)).squeeze(-1))
+    # Positive semi-definite: no eigenvalue is below 0 by more than its rounding.
+    assert torch.linalg.eigvalsh(matrix).min() >= -1e-14
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
+def test_index_dtypes(dtype: torch.dtype) -> None:
+    x, target = float64(4, 7), target_of("indices", (4, 7))
+    for function in (derivatives.cross_entropy_gradient, derivatives.cross_entropy_hessian):
+        assert torch.equal(function(x, target.to(dtype)), function(x, target))
+
+
+def test_probabilities_of_another_dtype_are_promoted() -> None:
+    x, target = float64(4, 7).float(), target_of("probabilities", (4, 7))
+    gradient = derivatives.cross_entropy_gradient(x, target)
+    assert gradient.dtype == torch.float64
+    assert_same(gradient, derivatives.cross_entropy_gradient(x.double(), target))
+    assert derivatives.cross_entropy_hessian(x, target).dtype == torch.float64
+    assert derivatives.cross_entropy_hvp(x, target, x).dtype == torch.float64
+
+
+X = float64(3, 4)
+V = float64(3, 4, seed=7)
+INDICES, PROBABILITIES = target_of("indices", (3, 4)), target_of("probabilities", (3, 4))
+FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
+    "softmax_jacobian": (lambda x: derivatives.softmax_jacobian(x, 0, temperature=0.7), (X,)),
+    "log_softmax_jacobian": (
+        lambda x: derivatives.log_softmax_jacobian(x, 0, temperature=0.7),
+        (X,),
+    ),
+    "softmax_hessian": (lambda x: derivatives.softmax_hessian(x, 0, temperature=0.7), (X,)),
+    "softmax_jvp": (lambda x, v: derivatives.softmax_jvp(x, v, 0, temperature=0.7), (X, V)),
+    "softmax_vjp": (lambda x, v: derivatives.softmax_vjp(x, v, 0, temperature=0.7), (X, V)),
+    "cross_entropy_gradient": (
+        lambda x: derivatives.cross_entropy_gradient(x, INDICES, temperature=0.7),
+        (X,),
+    ),
+    "cross_entropy_gradient, probabilities": (
+        lambda x, t: derivatives.cross_entropy_gradient(x, t, temperature=0.7),
+        (X, PROBABILITIES),
+    ),
+    "cross_entropy_hessian, probabilities": (
+        lambda x, t: derivatives.cross_entropy_hessian(x, t, temperature=0.7),
+        (X, PROBABILITIES),
+    ),
+    "cross_entropy_hvp": (
+        lambda x, v: derivatives.cross_entropy_hvp(x, INDICES, v, temperature=0.7),
+        (X, V),
+    ),
+    "cross_entropy_hvp, probabilities": (
+        lambda x, t, v: derivatives.cross_entropy_hvp(x, t, v, temperature=0.7),
+        (X, PROBABILITIES, V),
+    ),
+}
+every_function = pytest.mark.parametrize("name", FUNCTIONS)
+
+
+@every_function
+def test_differentiable_themselves(name: str) -> None:
+    function, inputs = FUNCTIONS[name]
+    leaves = tuple(x.clone().requires_grad_() for x in inputs)
+    assert gradcheck(function, leaves, check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(function, leaves, check_fwd_over_rev=True)
+
+
+@every_function
+def test_transforms(name: str) -> None:
+    """vmap and compilation give what a plain call gives, of values and of gradients."""
+    function, inputs = FUNCTIONS[name]
+    batches = [torch.stack([x, x.flip(0), 2 * x]) for x in inputs]
+    separate = [function(*each) for each in zip(*batches, strict=True)]
+    assert_same(vmap(function)(*batches), torch.stack(separate))
+
+    def gradient(*inputs: Tensor) -> tuple[Tensor, ...]:
+        return torch.func.grad(
+            lambda *x: function(*x).pow(2).sum(), argnums=tuple(range(len(inputs)))
+        )(*inputs)
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=True)
+    assert_same(compiled(*inputs), function(*inputs))
+    leaves = tuple(x.clone().requires_grad_() for x in inputs)
+    compiled(*leaves).pow(2).sum().backward()
+    for leaf, expected in zip(leaves, gradient(*inputs), strict=True):
+        assert_same(leaf.grad, expected)
+
+
+@pytest.mark.parametrize(
+    "function", [derivatives.cross_entropy_gradient, derivatives.cross_entropy_hessian]
+)
+def test_vmap_over_class_indices(function: Callable[..., Tensor]) -> None:
+    x, target = float64(4, 7), target_of("indices", (4, 7))
+    assert_same(vmap(function)(x, target), function(x, target))
+    with pytest.raises(IndexError, match="Target 7 is out of bounds"):
+        vmap(function)(x, torch.tensor([0, 7, 1, 2]))
+
+
+def test_the_second_derivative_is_the_derivative_of_the_first() -> None:
+    x = float64(7)
+    assert_same(derivatives.softmax_hessian(x), jacrev(derivatives.softmax_jacobian)(x))
+    gradient = partial(derivatives.cross_entropy_gradient, target=torch.tensor(3))
+    assert_same(derivatives.cross_entropy_hessian(x, torch.tensor(3)), jacrev(gradient)(x))
+
+
+def test_rows_of_the_log_softmax_jacobian_are_scores() -> None:
+    x = float64(7)
+    scores = torch.stack(
+        [-derivatives.cross_entropy_gradient(x, torch.tensor(c)) for c in range(7)]
+    )
+    assert_same(derivatives.log_softmax_jacobian(x), scores)
+
+
+@pytest.mark.parametrize("function", ["softmax_jacobian", "log_softmax_jacobian"])
+@pytest.mark.parametrize(
+    "row", [[0.0, nan, 1.0], [0.0, inf, 1.0], [-inf] * 3, [0.0, -inf, 1.0]], ids=str
+)
+def test_special_rows_are_natives(function: str, row: list[float]) -> None:
+    x = torch.tensor([row, [1.0, 2.0, 3.0]], dtype=torch.float64)
+    native = getattr(torch, function.removesuffix("_jacobian"))
+    expected = per_row(jacrev(lambda row: native(row, 0)), x)
+    ours = getattr(derivatives, function)(x)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14, equal_nan=True)
+    assert ours[1].isfinite().all()
+
+
+def test_special_rows_of_cross_entropy() -> None:
+    x = torch.tensor([[0.0, nan, 1.0], [-inf] * 3, [0.0, -inf, 1.0]], dtype=torch.float64)
+    target = torch.tensor([0, 1, 2])
+    gradient = derivatives.cross_entropy_gradient(x, target)
+    matrix = derivatives.cross_entropy_hessian(x, target)
+    assert gradient[:2].isnan().all() and matrix[:2].isnan().all()
+    assert_same(gradient[2, ::2], derivatives.cross_entropy_gradient(x[2, ::2], torch.tensor(1)))
+    assert gradient[2, 1] == 0 and (matrix[2, 1] == 0).all()
+
+
+@pytest.mark.parametrize("function", ["softmax_jacobian", "log_softmax_jacobian"])
+def test_shapes_without_rows_or_classes_and_with_one(function: str) -> None:
+    jacobian = getattr(derivatives, function)
+    assert torch.equal(jacobian(torch.tensor(5.0)), torch.zeros(1, 1))
+    assert torch.equal(jacobian(torch.ones(3, 1)), torch.zeros(3, 1, 1))
+    assert jacobian(torch.ones(0, 5)).shape == (0, 5, 5)
+    assert jacobian(torch.ones(0, 5), 0).shape == (5, 0, 0)
+    assert jacobian(torch.ones(2, 0, 3), 1).shape == (2, 3, 0, 0)
+
+
+def test_shapes_without_rows_or_classes_and_with_one_of_the_others() -> None:
+    assert torch.equal(derivatives.softmax_hessian(torch.tensor(5.0)), torch.zeros(1, 1, 1))
+    assert derivatives.softmax_hessian(torch.ones(0, 5)).shape == (0, 5, 5, 5)
+    assert derivatives.softmax_hessian(torch.ones(2, 0)).shape == (2, 0, 0, 0)
+    zero = torch.tensor(5.0)
+    assert derivatives.softmax_vjp(zero, zero) == derivatives.softmax_jvp(zero, zero) == 0
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert derivatives.cross_entropy_gradient(torch.ones(0, 5), nothing).shape == (0, 5)
+    assert derivatives.cross_entropy_hessian(torch.ones(0, 5), nothing).shape == (0, 5, 5)
+    empty = torch.ones(3, 0)
+    assert derivatives.cross_entropy_gradient(empty, empty).shape == (3, 0)
+    assert derivatives.cross_entropy_hessian(empty, empty).shape == (3, 0, 0)
+    assert derivatives.cross_entropy_hvp(empty, empty, empty).shape == (3, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@every_target
+def test_lower_precision_is_rounding_only(dtype: torch.dtype, kind: str) -> None:
+    """Of the probabilities, and of products of them: 4 roundings of numbers of at most 1."""
+    x = 3 * torch.randn(5, 37).to(dtype)
+    v = torch.randn(5, 37).to(dtype)
+    target = target_of(kind, (5, 37))
+    if target.is_floating_point():
+        target = (target / target.sum(-1, keepdim=True)).to(dtype)
+    wide = [t.double() if t.is_floating_point() else t for t in (x, target, v)]
+    results = [
+        (derivatives.softmax_hessian(x), derivatives.softmax_hessian(wide[0])),
+        (
+            derivatives.cross_entropy_gradient(x, target),
+            derivatives.cross_entropy_gradient(*wide[:2]),
+        ),
+        (derivatives.cross_entropy_hvp(x, target, v), derivatives.cross_entropy_hvp(*wide)),
+    ]
+    for ours, exact in results:
+        assert ours.dtype == dtype
+        torch.testing.assert_close(ours.double(), exact, rtol=0, atol=4 * torch.finfo(dtype).eps)
+
+
+ROW = torch.zeros(2, 3)
+TARGET = torch.tensor([0, 2])
+EXPECTED = (
+    "expected target to hold class indices (int64, int32 or uint8) of shape (2,) or class "
+    "probabilities (floating point) of shape (2, 3), got {}"
+)
+MATCH = "expected {} to match input, float32 of shape (2, 3) on cpu, got {}"
+OF_SOFTMAX = ("softmax_jacobian", "log_softmax_jacobian", "softmax_hessian")
+PRODUCTS = {"softmax_jvp": "tangent", "softmax_vjp": "grad_output"}
+OF_LOSS = ("cross_entropy_gradient", "cross_entropy_hessian")
+ERRORS = [
+    *(
+        (name, NotImplementedError, f"expected input of dtype float16, {more}, got int64", *args)
+        for more in ("bfloat16, float32 or float64",)
+        for name, *args in (
+            *((name, TARGET) for name in OF_SOFTMAX),
+            *((name, TARGET, TARGET) for name in PRODUCTS),
+            *((name, ROW.long(), TARGET) for name in OF_LOSS),
+            ("cross_entropy_hvp", ROW.long(), TARGET, ROW.long()),
+        )
+    ),
+    *(
+        (name, RuntimeError, MATCH.format(argument, got), ROW, wrong)
+        for name, argument in PRODUCTS.items()
+        for wrong, got in (
+            (ROW[0], "float32 of shape (3,) on cpu"),
+            (ROW.double(), "float64 of shape (2, 3) on cpu"),
+            (ROW.to("meta"), "float32 of shape (2, 3) on meta"),
+        )
+    ),
+    (
+        "cross_entropy_hvp",
+        RuntimeError,
+        MATCH.format("vector", "float32 of shape (3,) on cpu"),
+        ROW,
+        TARGET,
+        ROW[0],
+    ),
+    *(
+        (name, RuntimeError, EXPECTED.format(got), ROW, wrong)
+        for name in OF_LOSS
+        for wrong, got in (
+            (TARGET[:1], "int64 of shape (1,)"),
+            (ROW[:1], "float32 of shape (1, 3)"),
+            (TARGET.float(), "float32 of shape (2,)"),
+            (ROW.long(), "int64 of shape (2, 3)"),
+            (TARGET > 0, "bool of shape (2,)"),
+        )
+    ),
+    *(
+        (name, RuntimeError, "expected target on device cpu like input, got meta", ROW, wrong)
+        for name in OF_LOSS
+        for wrong in (TARGET.to("meta"), ROW.to("meta"))
+    ),
+    *(
+        (
+            name,
+            IndexError,
+            f"Target {index} is out of bounds: expected 0 <= target < 3",
+            ROW,
+            torch.tensor([0, index]),
+        )
+        for name in OF_LOSS
+        for index in (3, -1, -100)
+    ),
+    *(
+        (
+            name,
+            IndexError,
+            "expected input of 1 or more dimensions, got a 0-d tensor",
+            ROW[0, 0],
+            TARGET[0],
+        )
+        for name in OF_LOSS
+    ),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: f"{error[0]}, {error[2][:40]}")
+def test_errors(error: tuple) -> None:
+    name, kind, message, *arguments = error
+    with pytest.raises(kind, match=re.escape(f"{name}: {message}")):
+        getattr(derivatives, name)(*arguments)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, inf, nan])
+def test_temperature_is_positive(temperature: float) -> None:
+    calls = {
+        **{name: (ROW,) for name in OF_SOFTMAX},
+        **{name: (ROW, ROW) for name in PRODUCTS},
+        **{name: (ROW, TARGET) for name in OF_LOSS},
+        "cross_entropy_hvp": (ROW, TARGET, ROW),
+    }
+    assert set(calls) == set(derivatives.__all__)
+    for name, arguments in calls.items():
+        message = f"{name}: expected temperature to be positive and finite, got {temperature}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            getattr(derivatives, name)(*arguments, temperature=temperature)
+
+
+@pytest.mark.parametrize("name", OF_SOFTMAX)
+def test_dim_is_in_range(name: str) -> None:
+    with pytest.raises(IndexError, match="Dimension out of range"):
+        getattr(derivatives, name)(ROW, 2)
