@@ -108,7 +108,7 @@ V with_z_loss(const V& mass, const LossRows<acc_t>& loss_rows, const State& stat
 template <typename acc_t, typename Logits, bool kSmooth>
 struct IndexRow : Policy {
   static constexpr bool kKeeps = !Logits::kCapped;
-  static constexpr bool kDirect = true;
+  static constexpr bool kDirect = !Logits::kCapped;
 
   Logits logits;
   RowTarget<acc_t> target;

@@ -69,7 +69,8 @@ struct ScaledLogits {
 
   explicit ScaledLogits(double temperature, double softcap = 0)
       : softcap_(static_cast<acc_t>(softcap)),
-        per_temperature_(static_cast<acc_t>(1 / temperature)) {
+        per_temperature_(static_cast<acc_t>(1 / temperature)),
+        unit_(!kCapped && temperature == 1) {
     const double scale = (kCapped ? softcap : 1.0) / temperature;
     scale_ = static_cast<acc_t>(scale);
     const double rest =
@@ -79,12 +80,8 @@ struct ScaledLogits {
 
   template <typename V>
   Row<V> of_row(const V& max_input) const {
-    Row<V> row{V(0),
-               V(0),
-               V(2 * scale_),
-               V(2 * scale_rest_),
-               V(kCapped ? 1 / softcap_ : acc_t(0)),
-               !kCapped && per_temperature_ == 1};
+    Row<V> row{V(0), V(0), V(2 * scale_), V(2 * scale_rest_), V(kCapped ? 1 / softcap_ : acc_t(0)),
+               unit_};
     row.half_max_value = row.value(max_input) * V(acc_t(0.5));
     row.max = row.unit ? max_input : row.scaled(row.half_max_value);
     return row;
@@ -94,6 +91,7 @@ struct ScaledLogits {
  private:
   acc_t softcap_;
   acc_t per_temperature_;
+  bool unit_;
   acc_t scale_;  // of the value: softcap over temperature
   acc_t scale_rest_;
 };

@@ -89,8 +89,8 @@ void copy_lanes(const From* from, To* to, int64_t count, bool streamed = false) 
 /// Copies `count` rows from `first` on to `packed`, classes outermost at a distance of `pitch`.
 /// Lanes from `count` to `pitch` are set to 0.
 template <typename acc_t, typename scalar_t>
-void pack(const RowTensor<scalar_t>& from, int64_t first, int64_t count, int64_t pitch,
-          acc_t* packed) {
+[[gnu::noinline]] void pack(const RowTensor<scalar_t>& from, int64_t first, int64_t count,
+                            int64_t pitch, acc_t* packed) {
   if (count < pitch) {
     std::fill(packed, packed + from.classes * pitch, acc_t(0));
   }
@@ -114,8 +114,8 @@ void pack(const RowTensor<scalar_t>& from, int64_t first, int64_t count, int64_t
 
 /// The reverse of pack.
 template <typename acc_t, typename scalar_t>
-void unpack(const acc_t* packed, const RowTensor<scalar_t>& to, int64_t first, int64_t count,
-            int64_t pitch, bool streamed) {
+[[gnu::noinline]] void unpack(const acc_t* packed, const RowTensor<scalar_t>& to, int64_t first,
+                              int64_t count, int64_t pitch, bool streamed) {
   const int64_t stride = to.row_stride();
   for (int64_t lane = 0; lane < count;) {
     const int64_t run = std::min(to.run(first + lane), count - lane);

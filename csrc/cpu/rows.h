@@ -118,9 +118,8 @@ bool worth_packing(const RowTensor<scalar_t>& operand, int64_t rows) {
 /// tensor or written to it directly is packed in `memory`, classes outermost.
 template <typename acc_t, int kCount, typename Lanes, typename RowPolicy, typename Out,
           typename... In>
-[[gnu::flatten]] void across_group(const RowPolicy& policy, RowRange rows, Lanes lanes,
-                                   bool streamed, acc_t* memory, const RowTensor<Out>& out,
-                                   const RowTensor<const In>&... in) {
+void across_group(const RowPolicy& policy, RowRange rows, Lanes lanes, bool streamed, acc_t* memory,
+                  const RowTensor<Out>& out, const RowTensor<const In>&... in) {
   const Walk<acc_t, LaneOrder::kAcrossRows, kCount, Lanes> walk(out.classes, lanes);
   constexpr int64_t kStep = kCount * kLanes<acc_t>;
   const auto side_by_side = [&](const auto& operand) {
@@ -158,13 +157,35 @@ template <typename acc_t, int kCount, typename Lanes, typename RowPolicy, typena
   }
 }
 
+/// across_group for whole groups of several vectors, which stay in registers only where everything
+/// is inlined.
+template <typename acc_t, int kCount, typename RowPolicy, typename Out, typename... In>
+[[gnu::flatten]] void across_wide_group(const RowPolicy& policy, RowRange rows, bool streamed,
+                                        acc_t* memory, const RowTensor<Out>& out,
+                                        const RowTensor<const In>&... in) {
+  across_group<acc_t, kCount>(policy, rows, AllLanes<acc_t>{}, streamed, memory, out, in...);
+}
+
+/// How many vectors of rows a group has: several where it matters, so as not to compile it for all.
+template <typename acc_t, typename RowPolicy, typename... In>
+constexpr int wide_count() {
+#if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
+  constexpr bool kMasked = (std::is_same_v<In, bool> || ...);
+  return RowPolicy::kDirect && std::is_same_v<acc_t, float> && !kMasked ? 4 : 1;
+#else
+  return 1;
+#endif
+}
+
 /// The same for rows of any strides, groups of neighbouring rows one after the other. A group does
 /// not go over the end of a run of rows that lie side by side, unless runs are very short.
 template <typename acc_t, typename RowPolicy, typename Out, typename... In>
 void across_rows(const RowPolicy& policy, const RowTensor<Out>& out,
                  const RowTensor<const In>&... in) {
   constexpr int64_t kStep = kLanes<acc_t>;
-  constexpr int kWide = RowPolicy::kDirect ? 4 : 1;
+  // Where it matters, so as not to compile it for all.
+  constexpr bool kMasked = (std::is_same_v<In, bool> || ...);
+  constexpr int kWide = RowPolicy::kDirect && std::is_same_v<acc_t, float> && !kMasked ? 4 : 1;
   constexpr int64_t kSecondLevel = int64_t{1} << 20;
   const int64_t column = sizeof...(In) * out.classes * kStep;  // elements of one vector of rows
   const bool wide = static_cast<int64_t>(sizeof(acc_t)) * column * kWide <= kSecondLevel;
@@ -180,14 +201,11 @@ void across_rows(const RowPolicy& policy, const RowTensor<Out>& out,
     for (int64_t g = begin; g < end; ++g) {
       const int64_t in_run = g % groups_of_run * group;
       const RowRange rows{g / groups_of_run * run + in_run, std::min(group, run - in_run)};
-      if (kWide > 1 && rows.count == kWide * kStep) {
-        across_group<acc_t, kWide>(policy, rows, AllLanes<acc_t>{}, streamed, scratch.data(), out,
-                                   in...);
-        continue;
-      }
-      if (kWide > 1 && rows.count > kWide * kStep / 2) {
-        across_group<acc_t, kWide>(policy, rows, rows.count, streamed, scratch.data(), out, in...);
-        continue;
+      if constexpr (kWide > 1) {
+        if (rows.count == kWide * kStep) {
+          across_wide_group<acc_t, kWide>(policy, rows, streamed, scratch.data(), out, in...);
+          continue;
+        }
       }
       for (int64_t row = 0; row < rows.count; row += kStep) {
         const int64_t count = std::min(kStep, rows.count - row);

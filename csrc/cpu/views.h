@@ -1,0 +1,186 @@
+#pragma once
+// How a policy sees an operand: vectors along a row, or vectors of neighbouring rows.
+
+#include "pack.h"
+
+namespace torchsoftmax::cpu {
+
+/// An operand as a policy sees it: vectors at a fixed distance.
+template <typename scalar_t, typename acc_t>
+struct View {
+  scalar_t* data;
+  int64_t step;  // elements from one vector to the next
+
+  template <typename Lanes>
+  Vec<acc_t> load(int64_t i, Lanes lanes) const {
+    return cpu::load<acc_t>(data + i * step, lanes);
+  }
+  /// The same in a policy's first pass over the operand.
+  template <typename Lanes>
+  Vec<acc_t> first(int64_t i, Lanes lanes) const {
+    return load(i, lanes);
+  }
+  /// Of a mask: `values` where it is true, `otherwise` where it is not.
+  template <typename Lanes>
+  Vec<acc_t> select(int64_t i, Lanes lanes, const Vec<acc_t>& values, double otherwise) const {
+    return cpu::select<acc_t>(data + i * step, lanes, values,
+                              Vec<acc_t>(static_cast<acc_t>(otherwise)));
+  }
+  /// Along a row: the first class of the first whole vector that holds the value, or of what is
+  /// left behind the whole vectors.
+  int64_t first_vector_with(acc_t value, int64_t classes) const {
+    constexpr int kNone = static_cast<int>((int64_t{1} << kLanes<acc_t>)-1);
+    int64_t c = 0;
+    while (c + kLanes<acc_t> <= classes &&
+           (load(c / kLanes<acc_t>, AllLanes<acc_t>{}) == Vec<acc_t>(value)).zero_mask() == kNone) {
+      c += kLanes<acc_t>;
+    }
+    return c;
+  }
+  template <typename Lanes>
+  void store(int64_t i, const Vec<acc_t>& value, Lanes lanes) const {
+    cpu::store<acc_t>(data + i * step, value, lanes);
+  }
+};
+
+/// An output along a row, written past the caches where `streamed`: see rows.h.
+template <typename scalar_t, typename acc_t>
+struct OutputView : View<scalar_t, acc_t> {
+  bool streamed;
+
+  template <typename Lanes>
+  void store(int64_t i, const Vec<acc_t>& value, Lanes lanes) const {
+    scalar_t* target = this->data + i * this->step;
+    if constexpr (std::is_same_v<Lanes, AllLanes<acc_t>>) {
+      if (streamed) {
+        stream<acc_t>(target, value);
+        return;
+      }
+    }
+    cpu::store<acc_t>(target, value, lanes);
+  }
+};
+
+/// What a policy computes with across rows: kCount vectors of neighbouring rows.
+template <typename acc_t, int kCount>
+using Across = std::conditional_t<kCount == 1, Vec<acc_t>, Pack<acc_t, kCount>>;
+
+/// `lanes` elements, as many as there are rows, that lie side by side.
+template <typename acc_t, int kCount, typename scalar_t, typename Lanes>
+Across<acc_t, kCount> load_across(const scalar_t* data, Lanes lanes) {
+  if constexpr (kCount == 1) {
+    return cpu::load<acc_t>(data, lanes);
+  } else {
+    return Pack<acc_t, kCount>::of([&](auto k) {
+      return cpu::load<acc_t>(data + k * kLanes<acc_t>,
+                              lanes_of_vector<acc_t, decltype(k)::value>(lanes));
+    });
+  }
+}
+template <typename acc_t, typename scalar_t, typename Lanes>
+void store_across(scalar_t* data, const Vec<acc_t>& value, Lanes lanes) {
+  cpu::store<acc_t>(data, value, lanes);
+}
+template <typename acc_t, typename scalar_t, typename Lanes, int kCount>
+void store_across(scalar_t* data, const Pack<acc_t, kCount>& value, Lanes lanes) {
+  unrolled<kCount>([&](auto k) {
+    cpu::store<acc_t>(data + k * kLanes<acc_t>, value.vectors[k],
+                      lanes_of_vector<acc_t, decltype(k)::value>(lanes));
+  });
+}
+
+/// Values of rows across, in the accumulation type: packed, or in a tensor.
+template <typename acc_t, int kCount>
+struct Columns {
+  using V = Across<acc_t, kCount>;
+
+  acc_t* data;
+  int64_t class_stride;
+
+  template <typename Lanes>
+  V load(int64_t i, Lanes lanes) const {
+    return load_across<acc_t, kCount>(data + i * class_stride, lanes);
+  }
+  template <typename Lanes>
+  void store(int64_t i, const V& value, Lanes lanes) const {
+    store_across<acc_t>(data + i * class_stride, value, lanes);
+  }
+};
+
+/// An operand across rows. Where neighbouring rows lie side by side, `tensor` is their place, and
+/// `packs` tells whether the first pass leaves a packed copy there for the passes behind it;
+/// otherwise the rows are packed beforehand. In packed memory the classes of a group of rows follow
+/// each other.
+template <typename scalar_t, typename acc_t, int kCount>
+struct AcrossView {
+  using V = Across<acc_t, kCount>;
+  static constexpr int64_t kStep = kCount * kLanes<acc_t>;
+
+  const scalar_t* tensor;  // null where packed beforehand
+  int64_t class_stride;
+  bool packs;
+  Columns<acc_t, kCount> packed;
+
+  template <typename Lanes>
+  V load(int64_t i, Lanes lanes) const {
+    return packs || tensor == nullptr ? packed.load(i, lanes) : from_tensor(i, lanes);
+  }
+  template <typename Lanes>
+  V first(int64_t i, Lanes lanes) const {
+    if (tensor == nullptr) {
+      return packed.load(i, lanes);
+    }
+    const V value = from_tensor(i, lanes);
+    // The classes of a row are far apart, so hardware foresees little of what comes next.
+    unrolled<kCount>([&](auto k) {
+      __builtin_prefetch(tensor + i * class_stride + 2 * kStep + k * kLanes<acc_t>);
+    });
+    if (packs) {
+      packed.store(i, value, lanes);
+    }
+    return value;
+  }
+  /// Of a mask, which is always packed: see View.
+  template <typename Lanes>
+  V select(int64_t i, Lanes lanes, const V& values, double otherwise) const {
+    return V::blendv(V(static_cast<acc_t>(otherwise)), values, packed.load(i, lanes) != V(0));
+  }
+
+ private:
+  template <typename Lanes>
+  V from_tensor(int64_t i, Lanes lanes) const {
+    return load_across<acc_t, kCount>(tensor + i * class_stride, lanes);
+  }
+};
+
+/// An output across rows: written to the tensor where rows lie side by side there, otherwise to
+/// packed memory.
+template <typename scalar_t, typename acc_t, int kCount>
+struct AcrossOutput {
+  using V = Across<acc_t, kCount>;
+  static constexpr int64_t kStep = kCount * kLanes<acc_t>;
+
+  scalar_t* tensor;  // null where it is unpacked afterwards
+  int64_t class_stride;
+  bool streamed;
+  Columns<acc_t, kCount> packed;
+
+  template <typename Lanes>
+  void store(int64_t i, const V& value, Lanes lanes) const {
+    if (tensor == nullptr) {
+      packed.store(i, value, lanes);
+      return;
+    }
+    if constexpr (kCount > 1 && std::is_same_v<Lanes, AllLanes<acc_t>>) {
+      if (streamed) {
+        unrolled<kCount>([&](auto k) {
+          stream<acc_t>(tensor + i * class_stride + k * kLanes<acc_t>, value.vectors[k]);
+        });
+        return;
+      }
+    }
+    store_across<acc_t>(tensor + i * class_stride, value, lanes);
+  }
+};
+
+}  // namespace torchsoftmax::cpu
