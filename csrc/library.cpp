@@ -52,8 +52,35 @@ TORCH_LIBRARY(torchsoftmax, m) {
          "Tensor? sample_weight, " +
          saved + kOptions + ") -> ()")
             .c_str());
+  // The loss of each row, in the accumulation type, with the gradient written over the input.
+  m.def(("cross_entropy_with_gradient_(Tensor(a!) input, Tensor target, Tensor? weight, "
+         "Tensor? sample_weight, Tensor grad_output, " +
+         kOptions + ") -> Tensor")
+            .c_str());
   // The gradient with respect to class probabilities.
   m.def(of_cross_entropy("cross_entropy_target_backward", saved, "Tensor").c_str());
+
+  // input: what the logits are a linear function of. chunk_size: rows of logits at a time.
+  const std::string linear = "Tensor linear_weight, Tensor? linear_bias, ";
+  m.def(of_cross_entropy("linear_cross_entropy",
+                         linear + "Tensor? normalizer, ScalarType? dtype, int? chunk_size, ",
+                         "Tensor")
+            .c_str());
+  // wanted: which gradients; the others have no elements. Forward's are those for a gradient of the
+  // loss of 1.
+  m.def(of_cross_entropy("linear_cross_entropy_forward",
+                         linear + "Tensor? normalizer, ScalarType? dtype, int? chunk_size, "
+                                  "bool[3] wanted, ",
+                         "(Tensor loss, Tensor normalizer, Tensor grad_input, "
+                         "Tensor grad_linear_weight, Tensor grad_linear_bias)")
+            .c_str());
+  m.def(of_cross_entropy("linear_cross_entropy_backward",
+                         linear + "Tensor grad_output, Tensor normalizer, int? chunk_size, "
+                                  "bool[3] wanted, ",
+                         "(Tensor grad_input, Tensor grad_linear_weight, Tensor grad_linear_bias)")
+            .c_str());
+  // out = a b, or out + a b; out is of the dtype of both, or float32 for a lower one.
+  m.def("gemm_(Tensor(a!) out, Tensor a, Tensor b, bool accumulate) -> ()");
 
   // index: like the input, but of any size along dim; log_prob is of its shape, and without
   // elements where there is none. argmax: without elements where not asked for. statistics: each

@@ -96,6 +96,52 @@ Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor&
   return op(args, grad_output, statistics, normalizer);
 }
 
+Tensor cross_entropy_with_gradient_(const CrossEntropyArgs& args, const Tensor& grad_output) {
+  static const OpOfCrossEntropy<Tensor, const Tensor&> op(
+      "torchsoftmax::cross_entropy_with_gradient_");
+  return op(args, grad_output);
+}
+
+Tensor linear_cross_entropy(const CrossEntropyArgs& args, const Tensor& linear_weight,
+                            Optional linear_bias, Optional normalizer, Dtype dtype,
+                            std::optional<int64_t> chunk_size) {
+  static const OpOfCrossEntropy<Tensor, const Tensor&, Optional, Optional, Dtype,
+                                std::optional<int64_t>>
+      op("torchsoftmax::linear_cross_entropy");
+  return op(args, linear_weight, linear_bias, normalizer, dtype, chunk_size);
+}
+
+LinearCrossEntropyForward linear_cross_entropy_forward(
+    const CrossEntropyArgs& args, const Tensor& linear_weight, Optional linear_bias,
+    Optional normalizer, Dtype dtype, std::optional<int64_t> chunk_size, GradientMask wanted) {
+  using Result = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+  static const OpOfCrossEntropy<Result, const Tensor&, Optional, Optional, Dtype,
+                                std::optional<int64_t>, GradientMask>
+      op("torchsoftmax::linear_cross_entropy_forward");
+  auto [loss, used, of_input, of_weight, of_bias] =
+      op(args, linear_weight, linear_bias, normalizer, dtype, chunk_size, wanted);
+  return {std::move(loss),
+          std::move(used),
+          {std::move(of_input), std::move(of_weight), std::move(of_bias)}};
+}
+
+LinearGradients linear_cross_entropy_backward(const CrossEntropyArgs& args,
+                                              const Tensor& linear_weight, Optional linear_bias,
+                                              const Tensor& grad_output, const Tensor& normalizer,
+                                              std::optional<int64_t> chunk_size,
+                                              GradientMask wanted) {
+  static const OpOfCrossEntropy<LinearGradients, const Tensor&, Optional, const Tensor&,
+                                const Tensor&, std::optional<int64_t>, GradientMask>
+      op("torchsoftmax::linear_cross_entropy_backward");
+  return op(args, linear_weight, linear_bias, grad_output, normalizer, chunk_size, wanted);
+}
+
+void gemm_(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) {
+  static const auto op =
+      find<void(const Tensor&, const Tensor&, const Tensor&, bool)>("torchsoftmax::gemm_");
+  op.call(out, a, b, accumulate);
+}
+
 Statistics softmax_statistics(const Tensor& input, Optional index, Optional mask, int64_t dim,
                               double temperature, bool argmax) {
   static const auto op = find<Statistics(const Tensor&, Optional, Optional, int64_t, double, bool)>(

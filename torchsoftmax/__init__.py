@@ -13,6 +13,7 @@ from torchsoftmax.functional import (  # noqa: E402
     cross_entropy,
     entropy_with_logits,
     kl_div_with_logits,
+    linear_cross_entropy,
     log_softmax,
     selective_log_softmax,
     softmax,
@@ -21,6 +22,7 @@ from torchsoftmax.functional import (  # noqa: E402
 from torchsoftmax.nn import (  # noqa: E402
     CrossEntropyLoss,
     KLDivWithLogitsLoss,
+    LinearCrossEntropyLoss,
     LogSoftmax,
     Softmax,
 )
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CrossEntropyLoss",
     "KLDivWithLogitsLoss",
+    "LinearCrossEntropyLoss",
     "LogSoftmax",
     "Softmax",
     "SoftmaxStatistics",
@@ -37,6 +40,7 @@ __all__ = [
     "entropy_with_logits",
     "functional",
     "kl_div_with_logits",
+    "linear_cross_entropy",
     "log_softmax",
     "nn",
     "selective_log_softmax",

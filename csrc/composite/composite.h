@@ -45,9 +45,33 @@ Tensor cross_entropy_backward(const CrossEntropyArgs& args, const Tensor& grad_o
 Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor& grad_output,
                                      const Tensor& statistics, const Tensor& normalizer);
 
+/// The quotient; nan, not inf, where the weights sum to 0.
+Tensor over(const Tensor& value, const Tensor& normalizer);
+
+/// The dtype of logits and class probabilities by PyTorch's type promotion; none for class indices.
+Dtype promoted_dtype(const CrossEntropyArgs& args);
+
 /// cross_entropy's arguments in the dtypes that its kernels take, by PyTorch's type promotion.
 /// `dtype` is the loss's and may be set.
 CrossEntropyArgs promote(const CrossEntropyArgs& args, Dtype& dtype);
+
+Tensor linear_cross_entropy(const CrossEntropyArgs& args, const Tensor& linear_weight,
+                            const OptionalTensor& linear_bias, const OptionalTensor& normalizer,
+                            Dtype dtype, std::optional<int64_t> chunk_size);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy_forward(
+    const CrossEntropyArgs& args, const Tensor& linear_weight, const OptionalTensor& linear_bias,
+    const OptionalTensor& normalizer, Dtype dtype, std::optional<int64_t> chunk_size,
+    GradientMask wanted);
+LinearGradients linear_cross_entropy_backward(const CrossEntropyArgs& args,
+                                              const Tensor& linear_weight,
+                                              const OptionalTensor& linear_bias,
+                                              const Tensor& grad_output, const Tensor& normalizer,
+                                              std::optional<int64_t> chunk_size,
+                                              GradientMask wanted);
+
+/// Sets the target's dtype to one that goes with the input's, and the loss's dtype, as promote
+/// does. False where the logits would have to be of a wider one: then it takes the definition.
+bool promote_target(CrossEntropyArgs& args, const Tensor& linear_weight, Dtype& dtype);
 
 ops::Statistics softmax_statistics(const Tensor& input, const OptionalTensor& index,
                                    const OptionalTensor& mask, int64_t dim, double temperature,
