@@ -51,6 +51,19 @@ Tensor linear_cross_entropy(const CrossEntropyArgs& given, const Tensor& linear_
                                    chunk_size);
 }
 
+template <c10::DeviceType kDevice>
+ops::Statistics linear_softmax_statistics(const Tensor& input, const Tensor& linear_weight,
+                                          const OptionalTensor& linear_bias, const Tensor& target,
+                                          double temperature, double softcap,
+                                          std::optional<int64_t> chunk_size) {
+  const Below<kDevice> below;
+  const auto lower = at::autocast::get_lower_precision_fp_from_device_type(kDevice);
+  return ops::linear_softmax_statistics(at::autocast::cached_cast(lower, input, kDevice),
+                                        at::autocast::cached_cast(lower, linear_weight, kDevice),
+                                        at::autocast::cached_cast(lower, linear_bias, kDevice),
+                                        target, temperature, softcap, chunk_size);
+}
+
 template <Tensor (*kForward)(const Tensor&, int64_t, Dtype, double, const OptionalTensor&)>
 Tensor in_float32(const Tensor& input, int64_t dim, Dtype dtype, double temperature,
                   const OptionalTensor& mask) {
@@ -62,6 +75,7 @@ template <c10::DeviceType kDevice>
 void register_losses(torch::Library& m) {
   m.impl("cross_entropy", &OfCrossEntropy<&cross_entropy<kDevice>>::call);
   m.impl("kl_div_with_logits", &kl_div_with_logits<kDevice>);
+  m.impl("linear_softmax_statistics", &linear_softmax_statistics<kDevice>);
   m.impl("linear_cross_entropy", &OfCrossEntropy<&linear_cross_entropy<kDevice>>::call);
 }
 

@@ -1,27 +1,13 @@
-// linear_cross_entropy without its logits: a loop over chunks of rows on any device. The logits of
-// a chunk are multiplied, turned into losses and overwritten by their gradient, and that is
-// multiplied, all in one buffer. One product without gradients, three with all of them.
+// linear_cross_entropy by chunks of rows, which become losses and gradients while they are in
+// memory.
 
-#include <ATen/ATen.h>
 #include <torch/library.h>
 
+#include "chunked_linear.h"
 #include "composite/composite.h"
-#include "cpu/memory.h"
-#include "linear_layer.h"
 
 namespace torchsoftmax {
 namespace {
-
-// What the logits of a chunk may take. Every chunk reads the weight once for each product and its
-// gradient once more, so chunks should be large; below 64 MB in all the gain from more is small.
-constexpr int64_t kLogitsBytes = 52'000'000;
-constexpr int64_t kFewestRows = 16;
-
-/// Memory that is written soon, in huge pages where that is large.
-Tensor fresh(at::IntArrayRef shape, const at::TensorOptions& options) {
-  const Tensor result = at::empty(shape, options);
-  return result.device().is_cpu() ? cpu::ask_for_huge_pages(result) : result;
-}
 
 /// A sum in float64 that does not depend on the number of threads: at::sum splits what is longer.
 Tensor total(const Tensor& values) {
@@ -33,159 +19,127 @@ Tensor total(const Tensor& values) {
   return sum;
 }
 
-/// The rows that take part: all, or those of an index.
-class Rows {
- public:
-  explicit Rows(const LinearCrossEntropyArgs& args) : count_(args.layer.input.size(0)) {
-    if (args.probabilities()) {
-      return;
-    }
-    const Tensor valid = args.rows.target.ne(args.rows.ignore_index).reshape({count_, -1}).any(1);
-    if (!valid.all().item<bool>()) {
-      index_ = valid.nonzero().squeeze(1);
-      count_ = index_.size(0);
-    }
-  }
-
-  int64_t count() const { return count_; }
-  bool all() const { return !index_.defined(); }
-
-  Tensor of(const Tensor& values, int64_t begin, int64_t count) const {
-    return all() ? values.narrow(0, begin, count)
-                 : values.index_select(0, index_.narrow(0, begin, count));
-  }
-
-  void put(const Tensor& values, const Tensor& result, int64_t begin) const {
-    if (all()) {
-      result.narrow(0, begin, values.size(0)).copy_(values);
-    } else {
-      result.index_copy_(0, index_.narrow(0, begin, values.size(0)), values);
-    }
-  }
-
- private:
-  int64_t count_;
-  Tensor index_;
-};
-
-/// As many rows as are asked for, or as the logits may take, in chunks of equal size.
-int64_t rows_of_chunk(const LinearLayer& layer, int64_t rows, std::optional<int64_t> chunk_size) {
-  if (chunk_size.has_value()) {
-    return *chunk_size;
-  }
-  const int64_t row_bytes = std::max<int64_t>(1, layer.weight.size(0)) * layer.input.element_size();
-  const int64_t most = std::max(kFewestRows, kLogitsBytes / row_bytes);
-  const int64_t chunks = std::max<int64_t>(1, (rows + most - 1) / most);
-  return (rows + chunks - 1) / chunks;
+/// The shape of one value for each row of the logits, (N, d1, …, dK).
+std::vector<int64_t> row_shape(const CrossEntropyArgs& rows) {
+  auto shape = rows.input.sizes().vec();
+  shape.erase(shape.begin() + 1);
+  return shape;
 }
 
-/// The loop. `row_gradient`: of each row's loss, undefined where no gradient is wanted.
-class ChunkLoop {
- public:
-  Tensor losses;  // of each row, in the accumulation type
+/// Those with a target that is not ignored.
+Rows rows_taking_part(const LinearCrossEntropyArgs& args) {
+  const int64_t count = args.layer.input.size(0);
+  return args.probabilities() || count == 0
+             ? Rows(count)
+             : Rows(args.rows.target.ne(args.rows.ignore_index).reshape({count, -1}).any(1));
+}
 
-  ChunkLoop(const LinearCrossEntropyArgs& args, const Tensor& row_gradient, GradientMask wanted,
-            std::optional<int64_t> chunk_size)
-      : args_(args),
-        layer_(args.layer),
-        rows_(args),
-        acc_(at::toOpMathType(layer_.input.scalar_type())),
-        accumulated_(layer_.input.options().dtype(acc_)) {
-    auto shape = args.rows.input.sizes().vec();
-    shape.erase(shape.begin() + 1);
-    losses = at::zeros(shape, accumulated_);
-    start_gradients(wanted);
-    const int64_t chunk = rows_of_chunk(layer_, rows_.count(), chunk_size);
-    const Tensor buffer =
-        fresh({std::min(chunk, rows_.count()), layer_.weight.size(0)}, layer_.input.options());
-    for (int64_t begin = 0; begin < rows_.count(); begin += chunk) {
-      const int64_t count = std::min(chunk, rows_.count() - begin);
-      run(begin, buffer.narrow(0, 0, count), row_gradient);
+/// The loop over chunks, and what it makes of the rows that take part.
+struct Losses {
+  Tensor losses;      // of all rows, in the accumulation type
+  Tensor statistics;  // of those that take part, where asked for
+
+  /// row_gradient: of each row's loss; undefined where no gradient is wanted.
+  Losses(const LinearCrossEntropyArgs& args, ChunkedLinear& chunks, const Tensor& row_gradient,
+         std::optional<int64_t> chunk_size, bool with_statistics) {
+    const Rows& rows = chunks.rows();
+    const auto acc = at::toOpMathType(args.rows.input.scalar_type());
+    const auto accumulated = args.rows.input.options().dtype(acc);
+    losses = at::zeros(row_shape(args.rows), accumulated);
+    if (with_statistics) {
+      statistics = at::empty({2, rows.count()}, accumulated);
     }
-  }
-
-  /// In the dtype and the shapes of what they are of.
-  LinearGradients gradients(const Tensor& input, const Tensor& linear_weight,
-                            const OptionalTensor& linear_bias) const {
-    const auto finished = [&](const Tensor& gradient, const Tensor& like) {
-      if (!gradient.defined()) {
-        return at::empty({0}, input.options());
+    chunks.run(chunk_size, [&](int64_t begin, const Tensor& logits) {
+      const CrossEntropyArgs chunk = args_of_chunk(args.rows, rows, begin, logits);
+      const bool differentiates = row_gradient.defined();
+      Tensor loss, kept;
+      if (differentiates) {
+        std::tie(loss, kept) =
+            ops::cross_entropy_with_gradient_(chunk, rows.of(row_gradient, begin, logits.size(0)));
+      } else {
+        const auto forward = ops::cross_entropy_forward(chunk, std::nullopt, acc, false);
+        loss = forward.loss;
+        kept = forward.statistics;
       }
-      if (gradient.scalar_type() == like.scalar_type()) {
-        return gradient.view(like.sizes());
+      rows.put(loss, losses, begin);
+      if (with_statistics) {
+        statistics.narrow(1, begin, logits.size(0)).copy_(kept);
       }
-      return fresh(like.sizes(), like.options()).copy_(gradient.view(like.sizes()));
-    };
-    return {finished(grad_input_, input), finished(grad_weight_, linear_weight),
-            finished(grad_bias_, defined_or_empty(linear_bias))};
+      return differentiates ? logits : Tensor();
+    });
   }
 
  private:
-  void start_gradients(GradientMask wanted) {
-    if (wanted[0]) {
-      grad_input_ = fresh(layer_.input.sizes(), layer_.input.options());
-      if (!rows_.all()) {
-        grad_input_.zero_();
-      }
-    }
-    if (wanted[1]) {
-      grad_weight_ = fresh(layer_.weight.sizes(), accumulated_);
-      if (rows_.count() == 0) {
-        grad_weight_.zero_();
-      }
-    }
-    if (wanted[2]) {
-      grad_bias_ = at::zeros(layer_.bias.sizes(), accumulated_);
-    }
-  }
-
-  void run(int64_t begin, const Tensor& logits, const Tensor& row_gradient) {
+  static CrossEntropyArgs args_of_chunk(const CrossEntropyArgs& args, const Rows& rows,
+                                        int64_t begin, const Tensor& logits) {
     const int64_t count = logits.size(0);
-    const Tensor input = rows_.of(layer_.input, begin, count);
-    if (layer_.bias.defined()) {
-      logits.copy_(layer_.bias.expand_as(logits));
-    }
-    ops::gemm_(logits, input, layer_.weight.t(), /*accumulate=*/layer_.bias.defined());
-
-    CrossEntropyArgs chunk = args_.rows;
-    auto shape = args_.rows.input.sizes().vec();
+    auto shape = args.input.sizes().vec();
     shape[0] = count;
-    chunk.input = logits.view(shape);
-    chunk.target = rows_.of(args_.rows.target, begin, count);
-    if (chunk.sample_weight.defined()) {
-      chunk.sample_weight = rows_.of(chunk.sample_weight, begin, count);
-    }
+    CrossEntropyArgs chunk = args;
     chunk.reduction = checks::kNone;
-    if (!row_gradient.defined()) {
-      rows_.put(ops::cross_entropy_forward(chunk, std::nullopt, acc_, false).loss, losses, begin);
-      return;
+    chunk.input = logits.view(shape);
+    chunk.target = rows.of(args.target, begin, count);
+    if (chunk.sample_weight.defined()) {
+      chunk.sample_weight = rows.of(chunk.sample_weight, begin, count);
     }
-    rows_.put(ops::cross_entropy_with_gradient_(chunk, rows_.of(row_gradient, begin, count)),
-              losses, begin);
-    const Tensor& gradient = logits;
-    if (grad_input_.defined()) {
-      const Tensor result =
-          rows_.all() ? grad_input_.narrow(0, begin, count) : at::empty_like(input);
-      ops::gemm_(result, gradient, layer_.weight, /*accumulate=*/false);
-      if (!rows_.all()) {
-        rows_.put(result, grad_input_, begin);
-      }
-    }
-    if (grad_weight_.defined()) {
-      ops::gemm_(grad_weight_, gradient.t(), input, /*accumulate=*/begin > 0);
-    }
-    if (grad_bias_.defined()) {
-      grad_bias_ += gradient.sum(0, /*keepdim=*/false, acc_);
-    }
+    return chunk;
   }
-
-  const LinearCrossEntropyArgs& args_;
-  const LinearLayer& layer_;
-  const Rows rows_;
-  const at::ScalarType acc_;
-  const at::TensorOptions accumulated_;
-  Tensor grad_input_, grad_weight_, grad_bias_;
 };
+
+/// Whether the gradient of the weight is computed by tiles of the vocabulary: where a float32 copy
+/// of it, which the sum over chunks needs, would take more than the budget. What makes the gradient
+/// of a class depend on other classes than the target keeps the copy.
+bool by_vocabulary(const LinearCrossEntropyArgs& args, int64_t accumulator_bytes) {
+  const CrossEntropyArgs& rows = args.rows;
+  const int64_t bytes = args.layer.weight.numel() * static_cast<int64_t>(sizeof(float));
+  return args.layer.input.element_size() == 2 && bytes > accumulator_bytes &&
+         !args.probabilities() && rows.input.dim() == 2 && rows.label_smoothing == 0 &&
+         (rows.z_loss == 0 || !rows.weight.defined());
+}
+
+/// The gradient of the weight, a tile of the classes at a time: each is one product over all rows,
+/// which is summed in float32 and rounded once, of logits that are computed again.
+///
+/// cross_entropy's own backward computes a tile's gradient from the statistics of whole rows. A
+/// target outside of the tile is represented by one more class, which is left out of the product.
+Tensor weight_gradient_by_vocabulary(const LinearCrossEntropyArgs& args, const Rows& rows,
+                                     const Tensor& row_gradient, const Tensor& statistics) {
+  constexpr int64_t kTileBytes = 52'000'000;
+  const Tensor input = rows.of(args.layer.input, 0, rows.count());
+  const Tensor target = rows.of(args.rows.target, 0, rows.count()).to(at::kLong);
+  Tensor upstream = rows.of(row_gradient, 0, rows.count());
+  CrossEntropyArgs tile = args.rows;
+  tile.reduction = checks::kNone;
+  tile.ignore_index = -1;
+  if (tile.sample_weight.defined()) {
+    tile.sample_weight = rows.of(tile.sample_weight, 0, rows.count());
+  }
+  if (tile.weight.defined()) {
+    upstream = upstream * tile.weight.to(upstream.scalar_type()).index({target});
+    tile.weight = Tensor();
+  }
+  const Tensor normalizer = at::ones({}, upstream.options());
+  const int64_t classes = args.layer.weight.size(0);
+  const int64_t row_bytes = std::max<int64_t>(1, rows.count()) * input.element_size();
+  const int64_t most = std::max<int64_t>(64, kTileBytes / row_bytes / 32 * 32) - 1;
+  Tensor result = fresh(args.layer.weight.sizes(), args.layer.weight.options());
+  const Tensor buffer = fresh({rows.count(), std::min(most, classes) + 1}, input.options());
+  for (int64_t begin = 0; begin < classes; begin += most) {
+    const int64_t count = std::min(most, classes - begin);
+    tile.input = buffer.narrow(1, 0, count + 1);
+    Tensor logits = buffer.narrow(1, 0, count);
+    ops::gemm_(logits, input, args.layer.weight.narrow(0, begin, count).t(), /*accumulate=*/false);
+    if (args.layer.bias.defined()) {
+      logits += args.layer.bias.narrow(0, begin, count);
+    }
+    tile.input.select(1, count).zero_();
+    const Tensor inside = target.ge(begin).logical_and(target.lt(begin + count));
+    tile.target = at::where(inside, target - begin, count);
+    ops::cross_entropy_backward_(tile, upstream, statistics, normalizer);
+    ops::gemm_(result.narrow(0, begin, count), logits.t(), input, /*accumulate=*/false);
+  }
+  return result;
+}
 
 /// Raises for a target out of range, before memory is read with it; else the sum of the weights of
 /// the rows that take part, in float64.
@@ -193,10 +147,8 @@ Tensor total_weight(const CrossEntropyArgs& rows) {
   const auto acc = at::toOpMathType(rows.input.scalar_type());
   Tensor weights;
   if (checks::has_class_probabilities(rows.input, rows.target)) {
-    auto shape = rows.input.sizes().vec();
-    shape.erase(shape.begin() + 1);
     const bool empty = rows.input.numel() == 0;
-    weights = at::full(shape, empty ? 0 : 1, rows.input.options().dtype(acc));
+    weights = at::full(row_shape(rows), empty ? 0 : 1, rows.input.options().dtype(acc));
   } else {
     const Tensor index =
         ops::gather_index(rows.target, rows.input.size(1), rows.ignore_index, rows.function);
@@ -214,8 +166,7 @@ Tensor total_weight(const CrossEntropyArgs& rows) {
 /// d loss / d row of all rows.
 Tensor row_gradient_of(const CrossEntropyArgs& rows, const Tensor& grad_output,
                        const Tensor& normalizer) {
-  auto shape = rows.input.sizes().vec();
-  shape.erase(shape.begin() + 1);
+  const auto shape = row_shape(rows);
   const Tensor grad = grad_output.to(at::toOpMathType(rows.input.scalar_type()));
   if (rows.reduction == checks::kNone) {
     return grad.reshape(shape);
@@ -223,15 +174,36 @@ Tensor row_gradient_of(const CrossEntropyArgs& rows, const Tensor& grad_output,
   return (rows.reduction == checks::kMean ? composite::over(grad, normalizer) : grad).expand(shape);
 }
 
-bool any(GradientMask wanted) { return wanted[0] || wanted[1] || wanted[2]; }
+struct Computed {
+  Tensor losses;
+  LinearGradients gradients;
+};
+
+Computed compute(const LinearCrossEntropyArgs& args, const CrossEntropyArgs& given,
+                 const Tensor& linear_weight, const OptionalTensor& linear_bias,
+                 const Tensor& row_gradient, std::optional<int64_t> chunk_size, GradientMask wanted,
+                 int64_t accumulator_bytes) {
+  const bool tiles = wanted[1] && by_vocabulary(args, accumulator_bytes);
+  const GradientMask by_rows{wanted[0], wanted[1] && !tiles, wanted[2]};
+  const bool any = by_rows[0] || by_rows[1] || by_rows[2];
+  ChunkedLinear chunks(args.layer, rows_taking_part(args), by_rows);
+  const Losses rows(args, chunks, any ? row_gradient : Tensor(), chunk_size, tiles);
+  auto gradients = chunks.gradients(given.input, linear_weight, linear_bias);
+  if (tiles) {
+    std::get<1>(gradients) =
+        weight_gradient_by_vocabulary(args, chunks.rows(), row_gradient, rows.statistics)
+            .view(linear_weight.sizes());
+  }
+  return {rows.losses, gradients};
+}
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
     const CrossEntropyArgs& given, const Tensor& linear_weight, const OptionalTensor& linear_bias,
     const OptionalTensor& given_normalizer, Dtype dtype, std::optional<int64_t> chunk_size,
-    GradientMask wanted) {
+    GradientMask wanted, int64_t accumulator_bytes) {
   const LinearCrossEntropyArgs args(given, linear_weight, linear_bias, given_normalizer, dtype,
                                     chunk_size);
-  checks::linear_cross_entropy_wanted(given, linear_bias, wanted);
+  checks::linear_cross_entropy_forward(given, linear_bias, wanted);
   const auto accumulated = given.input.options().dtype(at::toOpMathType(given.input.scalar_type()));
   Tensor sum = total_weight(args.rows);
   if (given_normalizer.has_value() && given_normalizer->defined()) {
@@ -239,16 +211,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
   }
   const Tensor normalizer = sum.to(accumulated);
   const Tensor row_gradient =
-      any(wanted) ? row_gradient_of(args.rows, at::ones({}, accumulated), normalizer) : Tensor();
-  const ChunkLoop loop(args, row_gradient, wanted, chunk_size);
-  Tensor loss;
+      given.reduction == checks::kNone
+          ? Tensor()
+          : row_gradient_of(args.rows, at::ones({}, accumulated), normalizer);
+  auto [loss, gradients] = compute(args, given, linear_weight, linear_bias, row_gradient,
+                                   chunk_size, wanted, accumulator_bytes);
   if (given.reduction == checks::kNone) {
-    loss = loop.losses.view_symint(args.loss_shape);
+    loss = loss.view_symint(args.loss_shape);
   } else {
-    loss = total(loop.losses);
+    loss = total(loss);
     loss = given.reduction == checks::kMean ? composite::over(loss, sum) : loss;
   }
-  auto [of_input, of_weight, of_bias] = loop.gradients(given.input, linear_weight, linear_bias);
+  const auto& [of_input, of_weight, of_bias] = gradients;
   return {loss.to(dtype.value_or(given.input.scalar_type())), normalizer, of_input, of_weight,
           of_bias};
 }
@@ -256,7 +230,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
 LinearGradients backward(const CrossEntropyArgs& given, const Tensor& linear_weight,
                          const OptionalTensor& linear_bias, const Tensor& grad_output,
                          const Tensor& normalizer, std::optional<int64_t> chunk_size,
-                         GradientMask wanted) {
+                         GradientMask wanted, int64_t accumulator_bytes) {
   const LinearCrossEntropyArgs args(given, linear_weight, linear_bias, std::nullopt,
                                     grad_output.scalar_type(), chunk_size);
   checks::linear_cross_entropy_backward(given, linear_bias, grad_output, normalizer,
@@ -265,9 +239,10 @@ LinearGradients backward(const CrossEntropyArgs& given, const Tensor& linear_wei
     ops::gather_index(args.rows.target, args.rows.input.size(1), given.ignore_index,
                       args.rows.function);
   }
-  const ChunkLoop loop(args, row_gradient_of(args.rows, grad_output, normalizer), wanted,
-                       chunk_size);
-  return loop.gradients(given.input, linear_weight, linear_bias);
+  return compute(args, given, linear_weight, linear_bias,
+                 row_gradient_of(args.rows, grad_output, normalizer), chunk_size, wanted,
+                 accumulator_bytes)
+      .gradients;
 }
 
 /// Without a gradient.
@@ -280,7 +255,8 @@ Tensor loss_alone(const CrossEntropyArgs& given, const Tensor& linear_weight,
                                            chunk_size);
   }
   return ops::linear_cross_entropy_forward(args, linear_weight, linear_bias, normalizer, dtype,
-                                           chunk_size, {false, false, false})
+                                           chunk_size, {false, false, false},
+                                           ops::kAccumulatorBytes)
       .loss;
 }
 

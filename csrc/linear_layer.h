@@ -4,7 +4,7 @@
 
 #include <ATen/ops/empty.h>
 
-#include "checks.h"
+#include "linear_checks.h"
 
 namespace torchsoftmax {
 

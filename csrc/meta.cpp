@@ -74,9 +74,12 @@ Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor&
   return at::empty_like(args.target, args.target.options(), at::MemoryFormat::Preserve);
 }
 
-Tensor cross_entropy_with_gradient_(const CrossEntropyArgs& args, const Tensor& grad_output) {
+std::tuple<Tensor, Tensor> cross_entropy_with_gradient_(const CrossEntropyArgs& args,
+                                                        const Tensor& grad_output) {
   checks::cross_entropy_with_gradient(args, grad_output);
-  return at::empty_symint(grad_output.sym_sizes(), accumulated(args.input));
+  const auto options = accumulated(args.input);
+  return {at::empty_symint(grad_output.sym_sizes(), options),
+          stacked_rows(2, checks::row_shape(args.input), options)};
 }
 
 LinearGradients linear_gradients(const Tensor& input, const Tensor& linear_weight,
@@ -92,10 +95,10 @@ LinearGradients linear_gradients(const Tensor& input, const Tensor& linear_weigh
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy_forward(
     const CrossEntropyArgs& given, const Tensor& linear_weight, const OptionalTensor& linear_bias,
     const OptionalTensor& normalizer, Dtype dtype, std::optional<int64_t> chunk_size,
-    GradientMask wanted) {
+    GradientMask wanted, int64_t) {
   const LinearCrossEntropyArgs args(given, linear_weight, linear_bias, normalizer, dtype,
                                     chunk_size);
-  checks::linear_cross_entropy_wanted(given, linear_bias, wanted);
+  checks::linear_cross_entropy_forward(given, linear_bias, wanted);
   const Tensor& input = given.input;
   const auto of_loss = input.options().dtype(dtype.value_or(input.scalar_type()));
   auto [of_input, of_weight, of_bias] = linear_gradients(input, linear_weight, linear_bias, wanted);
@@ -109,7 +112,7 @@ LinearGradients linear_cross_entropy_backward(const CrossEntropyArgs& given,
                                               const OptionalTensor& linear_bias,
                                               const Tensor& grad_output, const Tensor& normalizer,
                                               std::optional<int64_t> chunk_size,
-                                              GradientMask wanted) {
+                                              GradientMask wanted, int64_t) {
   const LinearCrossEntropyArgs args(given, linear_weight, linear_bias, std::nullopt,
                                     grad_output.scalar_type(), chunk_size);
   checks::linear_cross_entropy_backward(given, linear_bias, grad_output, normalizer,
@@ -140,6 +143,32 @@ Tensor softmax_statistics_backward(const Tensor& grad_log_prob, const Tensor& gr
   checks::softmax_statistics_backward(grad_log_prob, grad_lse, grad_entropy, input, index, mask,
                                       statistics, dim, temperature);
   return at::empty_like(input, input.options(), at::MemoryFormat::Preserve);
+}
+
+ops::Statistics linear_softmax_statistics(const Tensor& input, const Tensor& linear_weight,
+                                          const OptionalTensor& linear_bias, const Tensor& target,
+                                          double temperature, double softcap,
+                                          std::optional<int64_t> chunk_size) {
+  checks::linear_softmax_statistics(input, linear_weight, linear_bias, target, temperature, softcap,
+                                    chunk_size);
+  const auto like = [&](const at::TensorOptions& options) {
+    return at::empty_symint(target.sym_sizes(), options);
+  };
+  const auto options = input.options();
+  return {like(options), like(options), like(options), like(options.dtype(at::kLong)),
+          stacked_rows(3, {target.sym_numel()}, accumulated(input))};
+}
+
+LinearGradients linear_softmax_statistics_backward(
+    const Tensor& grad_log_prob, const Tensor& grad_lse, const Tensor& grad_entropy,
+    const Tensor& input, const Tensor& linear_weight, const OptionalTensor& linear_bias,
+    const Tensor& target, const Tensor& statistics, double temperature, double softcap,
+    std::optional<int64_t> chunk_size, GradientMask wanted) {
+  checks::linear_softmax_statistics(input, linear_weight, linear_bias, target, temperature, softcap,
+                                    chunk_size);
+  checks::linear_softmax_statistics_backward({grad_log_prob, grad_lse, grad_entropy}, input,
+                                             linear_bias, target, statistics, wanted);
+  return linear_gradients(input, linear_weight, linear_bias, wanted);
 }
 
 std::tuple<Tensor, Tensor> kl_div_with_logits_forward(const Tensor& input, const Tensor& target,
@@ -182,6 +211,8 @@ TORCH_LIBRARY_IMPL(torchsoftmax, Meta, m) {
   m.impl("gemm_", &gemm_);
   m.impl("softmax_statistics", &softmax_statistics);
   m.impl("softmax_statistics_backward", &softmax_statistics_backward);
+  m.impl("linear_softmax_statistics", &linear_softmax_statistics);
+  m.impl("linear_softmax_statistics_backward", &linear_softmax_statistics_backward);
   m.impl("kl_div_with_logits_forward", &kl_div_with_logits_forward);
   m.impl("kl_div_with_logits_backward", &kl_div_with_logits_backward<false>);
   m.impl("kl_div_with_logits_target_backward", &kl_div_with_logits_backward<true>);

@@ -381,15 +381,29 @@ def linear_probability_samples(dtype: torch.dtype) -> Iterator[Sample]:
     yield sample("extensions", 7, 37, 19, **extended(7))
 
 
-def with_bias(linear_cross_entropy: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The bias as a third input that can be differentiated."""
+def linear_statistics_samples(dtype: torch.dtype) -> Iterator[Sample]:
+    """With a bias."""
 
-    def function(
-        input: Tensor, weight: Tensor, bias: Tensor, target: Tensor, **kwargs: Any
-    ) -> Tensor:
-        return linear_cross_entropy(input, weight, target, linear_bias=bias, **kwargs)
+    def sample(name: str, rows: tuple[int, ...], classes: int, features: int, **kw: Any) -> Sample:
+        pair = linear_layer(rows, (classes,), features, dtype)
+        bias = logits(classes, dtype=torch.float64, seed=8) / 4
+        return Sample(name, (*pair, bias.to(dtype)), (class_indices(*rows, classes=classes),), kw)
 
-    return function
+    yield sample("rows", (4,), 5, 3, temperature=0.7, softcap=5.0, chunk_size=2)
+    yield sample("chunks", (70,), 90, 40, chunk_size=32)
+    yield sample("softcap", (7,), 37, 19, softcap=3.0)
+    yield sample("leading dimensions", (2, 3), 21, 5, chunk_size=4)
+    yield sample("one row", (), 21, 5)
+    yield sample("no rows", (0,), 21, 5)
+
+
+def with_bias(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The bias of a linear layer as a third input, which can be differentiated."""
+
+    def of_three(input: Tensor, layer: Tensor, bias: Tensor, target: Tensor, **kw: Any) -> Any:
+        return function(input, layer, target, linear_bias=bias, **kw)
+
+    return of_three
 
 
 def selective_samples(dtype: torch.dtype) -> Iterator[Sample]:
@@ -562,6 +576,20 @@ OPERATORS = (
         statistics_together(reference.softmax_statistics),
         statistics_samples,
         inner=4.0,
+    ),
+    *(
+        Operator(
+            f"linear_softmax_statistics, {name}",
+            with_bias(make(torchsoftmax.linear_softmax_statistics)),
+            with_bias(make(reference.linear_softmax_statistics)),
+            linear_statistics_samples,
+            inner=4.0,
+            products=True,
+        )
+        for name, make in (
+            ("log_prob", lambda function: statistic(function, "log_prob")),
+            ("together", statistics_together),
+        )
     ),
     Operator(
         "kl_div_with_logits",

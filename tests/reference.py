@@ -123,7 +123,7 @@ def linear_cross_entropy(
         sample_weight=sample_weight,
         **options,
     )
-    return loss.reshape(*lead, *more) if reduction == "none" else loss
+    return loss.reshape((*lead, *more)) if reduction == "none" else loss
 
 
 def selective_log_softmax(
@@ -157,6 +157,20 @@ def softmax_statistics(
         entropy_with_logits(input, dim, temperature=temperature),
         input.argmax(dim),
     )
+
+
+def linear_softmax_statistics(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    chunk_size: int | None = None,
+) -> Statistics:
+    logits = transformed(F.linear(input, linear_weight, linear_bias), 1.0, softcap)
+    return softmax_statistics(logits, target, temperature=temperature)
 
 
 def kl_div_with_logits(

@@ -466,12 +466,20 @@ def opcheck_arguments() -> Iterator[tuple[str, tuple[object, ...]]]:
             options = (reduction, -100, 0.1, 0.7, 5.0, 0.01)
             yield "linear_cross_entropy", (*inputs, None, None, 2, *options)
             of_forward = wanted if reduction else [False] * 3
-            forward = (*inputs, None, None, 2, of_forward, *options)
+            forward = (*inputs, None, None, 2, of_forward, 0, *options)
             yield "linear_cross_entropy_forward", forward
             loss, normalizer, *_ = op.linear_cross_entropy_forward(*forward)
             upstream = torch.ones_like(loss).requires_grad_()
-            saved = (upstream, normalizer.detach(), 2, wanted)
+            saved = (upstream, normalizer.detach(), 2, wanted, 0)
             yield "linear_cross_entropy_backward", (*inputs, *saved, *options)
+    targets = indices.clamp(min=0)
+    for bias in (None, weight.clone().requires_grad_()):
+        inputs = (hidden, layer, bias, targets)
+        yield "linear_softmax_statistics", (*inputs, 0.7, 5.0, 2)
+        *results, _, statistics = op.linear_softmax_statistics(*inputs, 0.7, 5.0, 2)
+        upstreams = [torch.ones_like(result).requires_grad_() for result in results]
+        saved = (statistics.detach(), 0.7, 5.0, 2, [True, True, bias is not None])
+        yield "linear_softmax_statistics_backward", (*upstreams, *inputs, *saved)
     for accumulate in (False, True):
         yield "gemm_", (torch.zeros(4, 5), hidden.detach(), layer.detach().t(), accumulate)
     for index, of_mask in ((torch.tensor([[0], [4], [1], [4]]), None), (None, mask)):

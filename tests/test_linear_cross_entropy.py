@@ -314,25 +314,109 @@ def test_a_large_loss_scale_is_native_s(dtype: torch.dtype) -> None:
 # Accuracy and memory.
 
 
-@pytest.mark.kernels
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_weight_gradient_is_summed_over_chunks_in_float32(dtype: torch.dtype) -> None:
-    """As accurate as one product of the same matrices in full precision that is rounded once.
+def forward_operator(
+    input: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    accumulator_bytes: int,
+    *,
+    bias: Tensor | None = None,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    reduction: int = 1,
+    chunk_size: int | None = None,
+    temperature: float = 1.0,
+    softcap: float = 0.0,
+    z_loss: float = 0.0,
+) -> list[Tensor]:
+    """The loss and the gradients; with a budget of 0 that of the weight comes by vocabulary."""
+    wanted = [True, True, bias is not None]
+    options = (reduction, -100, 0.0, temperature, softcap, z_loss)
+    arguments = (input, target, class_weight, sample_weight, weight, bias, None, None)
+    loss, _, *results = torch.ops.torchsoftmax.linear_cross_entropy_forward(
+        *(a.detach() if isinstance(a, Tensor) else a for a in arguments),
+        chunk_size,
+        wanted,
+        accumulator_bytes,
+        *options,
+    )
+    return [loss, *(result for result, is_wanted in zip(results, wanted, strict=True) if is_wanted)]
 
-    The gradient of the logits is exact in `dtype`: the target's class has all of the probability
-    but one part in 2**k. A sum in `dtype` over the chunks would lose every term that is below half
-    a unit of the sum.
+
+every_budget = pytest.mark.parametrize(
+    "budget", [0, 2**31], ids=["by vocabulary", "float32 accumulator"]
+)
+low_precision = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+
+
+@pytest.mark.kernels
+@low_precision
+@every_budget
+def test_weight_gradient_is_summed_in_float32(dtype: torch.dtype, budget: int) -> None:
+    """As one product of the same matrices in full precision that is rounded once.
+
+    Logits of 0 have the gradient 1/64, less 1 at the target: exact in both dtypes. A sum in `dtype`
+    over chunks of one row would lose every term after the first, which is 256 times as large.
     """
     rows, classes, features = 512, 64, 32
     input = torch.ones(rows, features, dtype=dtype)
-    input[0] = 256  # the sum is large after the first chunk
-    weight = torch.zeros(classes, features, dtype=dtype, requires_grad=True)
+    input[0] = 256
+    weight = torch.zeros(classes, features, dtype=dtype)
     target = torch.zeros(rows, dtype=torch.int64)
-    loss = torchsoftmax.linear_cross_entropy(input, weight, target, reduction="sum", chunk_size=1)
-    (mine,) = torch.autograd.grad(loss, weight)
+    mine = forward_operator(input, weight, target, budget, reduction=2, chunk_size=1)[2]
     exact = torch.full((classes, features), (256 + rows - 1) / classes, dtype=torch.float64)
     exact[0] -= 256 + rows - 1
     assert torch.equal(mine, exact.to(dtype))
+
+
+@pytest.mark.kernels
+@low_precision
+@every_budget
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reduction": 2, "softcap": 5.0, "temperature": 0.7},
+        {"z_loss": 0.01, "sample_weight": torch.linspace(0, 2, 70)},
+        {"class_weight": class_weights(90, torch.float64)},
+        {"bias": logits(90, dtype=torch.float64, seed=3) / 4},
+    ],
+    ids=["plain", "softcap", "row weights", "class weights", "bias"],
+)
+def test_both_ways_to_the_weight_gradient_are_those_of_float64(
+    dtype: torch.dtype, budget: int, options: dict[str, object]
+) -> None:
+    input, weight, target = problem(dtype=dtype)
+    given = {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in options.items()}
+    wide = {k: v.double() if isinstance(v, Tensor) else v for k, v in given.items()}
+    mine = forward_operator(input, weight, target, budget, **given)
+    exact = forward_operator(input.double(), weight.double(), target, budget, **wide)
+    for got, true in zip(mine, exact, strict=True):
+        assert_near(got, true, dtype, "result", inner=true.abs().max().item())
+
+
+@pytest.mark.kernels
+def test_products_in_tiles_are_those_of_float64() -> None:
+    """Every layout, dtype and edge of a tile, summed in float32 whatever the operands are."""
+    for m, n, k in ((1, 16, 17), (16, 16, 16), (70, 65, 33), (300, 67, 800), (65, 1030, 257)):
+        for dtype in DTYPES:
+            for wide in (False, True):
+                out_dtype = dtype if not wide else torch.promote_types(dtype, torch.float32)
+                a = torch.randn(m, k).to(dtype)
+                b = torch.randn(k, n).to(dtype)
+                before = torch.randn(m, n).to(out_dtype)
+                true = a.double() @ b.double()
+                for left in (a, a.t().contiguous().t(), torch.stack([a, a], 2)[..., 0]):
+                    for right in (b, b.t().contiguous().t()):
+                        for accumulate in (False, True):
+                            out = before.clone()
+                            torch.ops.torchsoftmax.gemm_(out, left, right, accumulate)
+                            exact = true + before.double() if accumulate else true
+                            eps = torch.finfo(out_dtype).eps
+                            # sqrt(k) roundings to float32, as they are random, of sums of up to
+                            # 4 sqrt(k), and those of the result to its dtype.
+                            bound = 4 * eps * exact.abs().max() + 4 * k * 2**-24
+                            assert (out.double() - exact).abs().max() <= bound, (m, n, k, dtype)
 
 
 def test_memory_is_that_of_a_chunk() -> None:

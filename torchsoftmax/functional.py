@@ -16,6 +16,7 @@ __all__ = [
     "entropy_with_logits",
     "kl_div_with_logits",
     "linear_cross_entropy",
+    "linear_softmax_statistics",
     "log_softmax",
     "selective_log_softmax",
     "softmax",
@@ -28,6 +29,7 @@ _log_softmax = _ops.log_softmax.default
 _cross_entropy = _ops.cross_entropy.default
 _linear_cross_entropy = _ops.linear_cross_entropy.default
 _softmax_statistics = _ops.softmax_statistics.default
+_linear_softmax_statistics = _ops.linear_softmax_statistics.default
 _kl_div_with_logits = _ops.kl_div_with_logits.default
 
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
@@ -490,6 +492,60 @@ def softmax_statistics(
         input, index, None, dim, temperature, True
     )
     return SoftmaxStatistics(log_prob.view_as(target), lse, entropy, argmax)
+
+
+def linear_softmax_statistics(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    chunk_size: int | None = None,
+) -> SoftmaxStatistics:
+    r"""The statistics of a linear layer's softmax, without all of its logits in memory.
+
+    The same as ``softmax_statistics(linear(input, linear_weight, linear_bias), target, …)``, with
+    a softcap :math:`a`: of :math:`z = a \tanh(x / a) / T`, :math:`x = X W^\top + b`. It is what
+    losses of reinforcement learning and the evaluation of language models are made of. Forward
+    computes one matrix product; backward computes it again and one for each gradient.
+
+    Args:
+        input: of shape (in_features) or (*, in_features); float32, float64, bfloat16 or float16.
+        linear_weight: of shape (C, in_features) and of the dtype of ``input``.
+        target: class indices (int64, int32 or uint8) of shape (*).
+        linear_bias: of shape (C).
+        temperature: positive.
+        softcap: positive, or None for none.
+        chunk_size: rows of logits in memory at a time, as in :func:`linear_cross_entropy`.
+
+    Returns:
+        :class:`SoftmaxStatistics` of tensors of shape (*); ``log_prob``, ``lse`` and ``entropy``
+        are of the dtype of ``input`` (under ``torch.autocast`` of its dtype) and differentiable
+        with respect to ``input``, ``linear_weight`` and ``linear_bias``.
+
+    Raises:
+        IndexError: a target is out of range, or there are no classes.
+        ValueError: ``temperature``, ``softcap`` or ``chunk_size`` is not positive.
+        RuntimeError: shapes or dtypes do not go together.
+        NotImplementedError: ``input`` is not of one of the dtypes above.
+
+    Example:
+        >>> hidden, weight = torch.eye(2), torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+        >>> torchsoftmax.linear_softmax_statistics(hidden, weight, torch.tensor([0, 2])).log_prob
+        tensor([-0.2395, -1.0986])
+    """
+    log_prob, lse, entropy, argmax, _ = _linear_softmax_statistics(
+        input,
+        linear_weight,
+        linear_bias,
+        target,
+        temperature,
+        _softcap_or_0("linear_softmax_statistics", softcap),
+        chunk_size,
+    )
+    return SoftmaxStatistics(log_prob, lse, entropy, argmax)
 
 
 def kl_div_with_logits(

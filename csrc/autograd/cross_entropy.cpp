@@ -49,15 +49,16 @@ void cross_entropy_backward_(const CrossEntropyArgs& args, const Tensor& grad_ou
 }
 
 /// Bumps the version of the input likewise.
-Tensor cross_entropy_with_gradient_(const CrossEntropyArgs& args, const Tensor& grad_output) {
+std::tuple<Tensor, Tensor> cross_entropy_with_gradient_(const CrossEntropyArgs& args,
+                                                        const Tensor& grad_output) {
   TORCH_CHECK(
       !needs_gradient(args.input, args.target, args.weight, args.sample_weight, grad_output),
       "cross_entropy_with_gradient_: expected arguments that need no gradient: what it overwrites "
       "cannot be differentiated");
   const at::AutoDispatchBelowADInplaceOrView below;
-  Tensor loss = ops::cross_entropy_with_gradient_(args, grad_output);
+  auto results = ops::cross_entropy_with_gradient_(args, grad_output);
   torch::autograd::impl::bump_version(args.input);
-  return loss;
+  return results;
 }
 
 c10::IValue pack(const CrossEntropyArgs& args, bool inplace) {

@@ -19,15 +19,16 @@ namespace {
 LinearGradients backward_gate(const CrossEntropyArgs& args, const Tensor& linear_weight,
                               const OptionalTensor& linear_bias, const Tensor& grad_output,
                               const Tensor& normalizer, std::optional<int64_t> chunk_size,
-                              GradientMask wanted) {
+                              GradientMask wanted, int64_t accumulator_bytes) {
   if (differentiated(grad_output, args.input, linear_weight, linear_bias, args.target, args.weight,
                      args.sample_weight, normalizer)) {
     return composite::linear_cross_entropy_backward(args, linear_weight, linear_bias, grad_output,
-                                                    normalizer, chunk_size, wanted);
+                                                    normalizer, chunk_size, wanted,
+                                                    accumulator_bytes);
   }
   const at::AutoDispatchBelowADInplaceOrView below;
   return ops::linear_cross_entropy_backward(args, linear_weight, linear_bias, grad_output,
-                                            normalizer, chunk_size, wanted);
+                                            normalizer, chunk_size, wanted, accumulator_bytes);
 }
 
 struct LinearCrossEntropyFunction : Function<LinearCrossEntropyFunction> {
@@ -43,8 +44,9 @@ struct LinearCrossEntropyFunction : Function<LinearCrossEntropyFunction> {
     };
     const GradientMask mask{wanted(input), wanted(linear_weight), wanted(tensor_of(linear_bias))};
     const at::AutoDispatchBelowADInplaceOrView below;
-    auto [loss, normalizer, gradients] = ops::linear_cross_entropy_forward(
-        args, linear_weight, linear_bias, given_normalizer, dtype, chunk_size, mask);
+    auto [loss, normalizer, gradients] =
+        ops::linear_cross_entropy_forward(args, linear_weight, linear_bias, given_normalizer, dtype,
+                                          chunk_size, mask, ops::kAccumulatorBytes);
     const auto& [of_input, of_weight, of_bias] = gradients;
     ctx->save_for_backward({input, args.target, args.weight, args.sample_weight, linear_weight,
                             tensor_of(linear_bias), normalizer, mask[0] ? of_input : Tensor(),
@@ -83,7 +85,7 @@ struct LinearCrossEntropyFunction : Function<LinearCrossEntropyFunction> {
                                 options[5].toDouble()};
     auto [of_input, of_weight, of_bias] =
         backward_gate(args, saved[4], optional(saved[5]), grads[0], saved[6],
-                      options[6].toOptional<int64_t>(), wanted);
+                      options[6].toOptional<int64_t>(), wanted, ops::kAccumulatorBytes);
     result[0] = wanted[0] ? of_input : Tensor();
     result[1] = wanted[1] ? of_weight : Tensor();
     result[2] = wanted[2] ? of_bias : Tensor();
@@ -122,15 +124,15 @@ Tensor linear_cross_entropy(const CrossEntropyArgs& given, const Tensor& linear_
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy_forward(
     const CrossEntropyArgs& args, const Tensor& linear_weight, const OptionalTensor& linear_bias,
     const OptionalTensor& normalizer, Dtype dtype, std::optional<int64_t> chunk_size,
-    GradientMask wanted) {
+    GradientMask wanted, int64_t accumulator_bytes) {
   if (differentiated(args.input, linear_weight, linear_bias, args.target, args.weight,
                      args.sample_weight, normalizer)) {
     return composite::linear_cross_entropy_forward(args, linear_weight, linear_bias, normalizer,
-                                                   dtype, chunk_size, wanted);
+                                                   dtype, chunk_size, wanted, accumulator_bytes);
   }
   const at::AutoDispatchBelowADInplaceOrView below;
   auto [loss, used, gradients] = ops::linear_cross_entropy_forward(
-      args, linear_weight, linear_bias, normalizer, dtype, chunk_size, wanted);
+      args, linear_weight, linear_bias, normalizer, dtype, chunk_size, wanted, accumulator_bytes);
   auto [of_input, of_weight, of_bias] = gradients;
   return {loss, used, of_input, of_weight, of_bias};
 }

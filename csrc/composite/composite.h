@@ -7,6 +7,7 @@
 
 #include <ATen/OpMathType.h>
 
+#include "../linear_layer.h"
 #include "../ops.h"
 
 namespace torchsoftmax::composite {
@@ -55,19 +56,24 @@ Dtype promoted_dtype(const CrossEntropyArgs& args);
 /// `dtype` is the loss's and may be set.
 CrossEntropyArgs promote(const CrossEntropyArgs& args, Dtype& dtype);
 
+/// The gradients of a linear layer from that of its output.
+LinearGradients linear_gradients(const Tensor& of_logits, const LinearLayer& layer,
+                                 const Tensor& input, const Tensor& linear_weight,
+                                 const OptionalTensor& linear_bias, GradientMask wanted);
+
 Tensor linear_cross_entropy(const CrossEntropyArgs& args, const Tensor& linear_weight,
                             const OptionalTensor& linear_bias, const OptionalTensor& normalizer,
                             Dtype dtype, std::optional<int64_t> chunk_size);
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy_forward(
     const CrossEntropyArgs& args, const Tensor& linear_weight, const OptionalTensor& linear_bias,
     const OptionalTensor& normalizer, Dtype dtype, std::optional<int64_t> chunk_size,
-    GradientMask wanted);
+    GradientMask wanted, int64_t accumulator_bytes);
 LinearGradients linear_cross_entropy_backward(const CrossEntropyArgs& args,
                                               const Tensor& linear_weight,
                                               const OptionalTensor& linear_bias,
                                               const Tensor& grad_output, const Tensor& normalizer,
                                               std::optional<int64_t> chunk_size,
-                                              GradientMask wanted);
+                                              GradientMask wanted, int64_t accumulator_bytes);
 
 /// Sets the target's dtype to one that goes with the input's, and the loss's dtype, as promote
 /// does. False where the logits would have to be of a wider one: then it takes the definition.
@@ -80,6 +86,16 @@ Tensor softmax_statistics_backward(const Tensor& grad_log_prob, const Tensor& gr
                                    const Tensor& grad_entropy, const Tensor& input,
                                    const OptionalTensor& index, const OptionalTensor& mask,
                                    const Tensor& statistics, int64_t dim, double temperature);
+
+ops::Statistics linear_softmax_statistics(const Tensor& input, const Tensor& linear_weight,
+                                          const OptionalTensor& linear_bias, const Tensor& target,
+                                          double temperature, double softcap,
+                                          std::optional<int64_t> chunk_size);
+LinearGradients linear_softmax_statistics_backward(
+    const Tensor& grad_log_prob, const Tensor& grad_lse, const Tensor& grad_entropy,
+    const Tensor& input, const Tensor& linear_weight, const OptionalTensor& linear_bias,
+    const Tensor& target, const Tensor& statistics, double temperature, double softcap,
+    std::optional<int64_t> chunk_size, GradientMask wanted);
 
 Tensor kl_div_with_logits(const Tensor& input, const Tensor& target, Dtype dtype, int64_t reduction,
                           double temperature);

@@ -256,15 +256,16 @@ Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor&
 
 namespace {
 
-Tensor cross_entropy_with_gradient_over_input(const CrossEntropyArgs& args,
-                                              const Tensor& grad_output) {
+std::tuple<Tensor, Tensor> cross_entropy_with_gradient_over_input(const CrossEntropyArgs& args,
+                                                                  const Tensor& grad_output) {
   checks::cross_entropy_with_gradient(args, grad_output);
   const Logits logits(args);
   const Terms terms(args);
   const Tensor none;  // nothing is divided
   const Tensor loss = loss_of(args, logits, terms, none, accumulation_type(args.input));
+  const Tensor statistics = statistics_of(args, logits);
   args.input.copy_(input_gradient(args, logits, terms, grad_output, none));
-  return loss;
+  return {loss, statistics};
 }
 
 void cross_entropy_backward_over_input(const CrossEntropyArgs& args, const Tensor& grad_output,

@@ -17,17 +17,20 @@ CrossEntropyArgs of_logits(const LinearCrossEntropyArgs& args) {
   return rows;
 }
 
-LinearGradients gradients(const LinearLayer& layer, const Tensor& of_logits, const Tensor& input,
-                          const Tensor& linear_weight, const OptionalTensor& linear_bias,
-                          GradientMask wanted) {
-  const Tensor grad = of_logits.reshape_symint({layer.input.sym_size(0), layer.weight.sym_size(0)});
+}  // namespace
+
+LinearGradients linear_gradients(const Tensor& of_logits, const LinearLayer& layer,
+                                 const Tensor& input, const Tensor& linear_weight,
+                                 const OptionalTensor& linear_bias, GradientMask wanted) {
   const Tensor none = at::empty({0}, input.options());
+  if (!(wanted[0] || wanted[1] || wanted[2])) {
+    return {none, none, none};
+  }
+  const Tensor grad = of_logits.reshape_symint({layer.input.sym_size(0), layer.weight.sym_size(0)});
   return {wanted[0] ? grad.mm(layer.weight).reshape_symint(input.sym_sizes()) : none,
           wanted[1] ? grad.t().mm(layer.input).reshape_symint(linear_weight.sym_sizes()) : none,
           wanted[2] ? grad.sum(0).reshape_symint(linear_bias->sym_sizes()) : none};
 }
-
-}  // namespace
 
 Tensor linear_cross_entropy(const CrossEntropyArgs& given, const Tensor& linear_weight,
                             const OptionalTensor& linear_bias, const OptionalTensor& normalizer,
@@ -41,19 +44,18 @@ Tensor linear_cross_entropy(const CrossEntropyArgs& given, const Tensor& linear_
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy_forward(
     const CrossEntropyArgs& given, const Tensor& linear_weight, const OptionalTensor& linear_bias,
     const OptionalTensor& given_normalizer, Dtype dtype, std::optional<int64_t> chunk_size,
-    GradientMask wanted) {
+    GradientMask wanted, int64_t /*accumulator_bytes*/) {
   const LinearCrossEntropyArgs args(given, linear_weight, linear_bias, given_normalizer, dtype,
                                     chunk_size);
-  checks::linear_cross_entropy_wanted(given, linear_bias, wanted);
+  checks::linear_cross_entropy_forward(given, linear_bias, wanted);
   const bool with_gradient = given.reduction != checks::kNone;
   auto [loss, statistics, normalizer, gradient] =
       cross_entropy_forward(of_logits(args), given_normalizer, dtype, with_gradient);
   if (!with_gradient) {
     loss = loss.reshape_symint(args.loss_shape);
-    wanted = {false, false, false};
   }
   auto [of_input, of_weight, of_bias] =
-      gradients(args.layer, gradient, given.input, linear_weight, linear_bias, wanted);
+      linear_gradients(gradient, args.layer, given.input, linear_weight, linear_bias, wanted);
   return {loss, normalizer, of_input, of_weight, of_bias};
 }
 
@@ -62,7 +64,7 @@ LinearGradients linear_cross_entropy_backward(const CrossEntropyArgs& given,
                                               const OptionalTensor& linear_bias,
                                               const Tensor& grad_output, const Tensor& normalizer,
                                               std::optional<int64_t> chunk_size,
-                                              GradientMask wanted) {
+                                              GradientMask wanted, int64_t /*accumulator_bytes*/) {
   const LinearCrossEntropyArgs args(given, linear_weight, linear_bias, std::nullopt,
                                     grad_output.scalar_type(), chunk_size);
   checks::linear_cross_entropy_backward(given, linear_bias, grad_output, normalizer,
@@ -74,8 +76,8 @@ LinearGradients linear_cross_entropy_backward(const CrossEntropyArgs& given,
   shape.insert(shape.begin(), 2);
   const Tensor statistics =  // which the definition does not use
       at::zeros_symint(shape, given.input.options().dtype(accumulation_type(given.input)));
-  return gradients(args.layer, cross_entropy_backward(rows, upstream, statistics, normalizer),
-                   given.input, linear_weight, linear_bias, wanted);
+  return linear_gradients(cross_entropy_backward(rows, upstream, statistics, normalizer),
+                          args.layer, given.input, linear_weight, linear_bias, wanted);
 }
 
 bool promote_target(CrossEntropyArgs& args, const Tensor& linear_weight, Dtype& dtype) {

@@ -230,18 +230,21 @@ void backward_over_input(const CrossEntropyArgs& args, const at::Tensor& grad_ou
   backward_to(args.input, args, grad_output, statistics, normalizer);
 }
 
-at::Tensor with_gradient_over_input(const CrossEntropyArgs& args, const at::Tensor& grad_output) {
+std::tuple<at::Tensor, at::Tensor> with_gradient_over_input(const CrossEntropyArgs& args,
+                                                            const at::Tensor& grad_output) {
   checks::cross_entropy_with_gradient(args, grad_output);
   const int64_t dim = checks::class_dim(args.input);
-  at::Tensor loss;
+  at::Tensor loss, statistics;
   dispatch(args.input, [&](auto type) {
     using scalar_t = decltype(type);
     using acc_t = acc_type<scalar_t>;
     Prepared<acc_t> prepared(args);
     const auto rows = rows_of<scalar_t>(args.input, dim);
     const at::Tensor of_rows = dense<acc_t>(grad_output);
-    const at::Tensor statistics = at::empty({2, rows.rows}, prepared.accumulated);
-    loss = at::zeros(grad_output.sizes(), prepared.accumulated);
+    c10::DimVector shape(grad_output.sizes());
+    loss = at::zeros(shape, prepared.accumulated);
+    shape.insert(shape.begin(), 2);
+    statistics = at::zeros(shape, prepared.accumulated);
     LossRows<acc_t>& loss_rows = prepared.loss_rows;
     loss_rows.loss = loss.mutable_data_ptr<acc_t>();
     loss_rows.max = statistics.mutable_data_ptr<acc_t>();
@@ -253,7 +256,7 @@ at::Tensor with_gradient_over_input(const CrossEntropyArgs& args, const at::Tens
     }
     prepared.raise_bad_target();
   });
-  return loss;
+  return {loss, statistics};
 }
 
 at::Tensor target_backward(const CrossEntropyArgs& args, const at::Tensor& grad_output,
