@@ -47,6 +47,8 @@ class Operator:
     inner: float = 1.0
     # Whether autocast rounds inputs to its dtype, as it does those of a matrix product.
     products: bool = False
+    # Whether the kernel computes what is differentiated, too, and not the definition.
+    one_way: bool = True
 
     def small(self) -> Sample:
         """A float64 sample small enough for finite differences and compilation."""
@@ -546,6 +548,7 @@ OPERATORS = (
         linear_probability_samples,
         inner=4.0,
         products=True,
+        one_way=False,
     ),
     Operator(
         "softmax_statistics, selective_log_softmax",
