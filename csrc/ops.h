@@ -101,7 +101,7 @@ Tensor linear_cross_entropy(const CrossEntropyArgs& args, const Tensor& linear_w
                             Dtype dtype, std::optional<int64_t> chunk_size);
 /// What a float32 copy of a bfloat16 or float16 gradient of a linear weight may take. One that
 /// would take more is not made: the logits are computed once more instead.
-inline constexpr int64_t kAccumulatorBytes = int64_t{2} << 30;
+inline constexpr int64_t kAccumulatorBytes = int64_t{256} << 20;
 
 struct LinearCrossEntropyForward {
   Tensor loss;

@@ -343,7 +343,9 @@ def linear_samples(dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("strided int32", (x, w), (target,))
     x, w = linear_layer((19,), (19,), 7, dtype)
     yield Sample(
-        "transposed", (x.t().contiguous().t(), w.t().contiguous().t()), (target[:1].expand(19),)
+        "transposed",
+        (x.t().contiguous().t(), w.t().contiguous().t()),
+        (target[:1].remainder(19).expand(19),),
     )
     yield Sample(
         "expanded", (x[:1].expand(19, 7), w[:, :1].expand(19, 7)), (class_indices(19, classes=19),)
