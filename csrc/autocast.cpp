@@ -36,6 +36,34 @@ Tensor kl_div_with_logits(const Tensor& input, const Tensor& target, Dtype dtype
   return ops::kl_div_with_logits(input, target, widened(input, dtype), reduction, temperature);
 }
 
+/// As native: the linear layer in autocast's dtype, the loss in float32.
+template <c10::DeviceType kDevice>
+Tensor linear_cross_entropy(const CrossEntropyArgs& given, const Tensor& linear_weight,
+                            const OptionalTensor& linear_bias, const OptionalTensor& normalizer,
+                            Dtype dtype, std::optional<int64_t> chunk_size) {
+  const Below<kDevice> below;
+  const auto lower = at::autocast::get_lower_precision_fp_from_device_type(kDevice);
+  CrossEntropyArgs args = given;
+  args.input = at::autocast::cached_cast(lower, given.input, kDevice);
+  const Tensor weight = at::autocast::cached_cast(lower, linear_weight, kDevice);
+  const OptionalTensor bias = at::autocast::cached_cast(lower, linear_bias, kDevice);
+  return ops::linear_cross_entropy(args, weight, bias, normalizer, widened(args.input, dtype),
+                                   chunk_size);
+}
+
+template <c10::DeviceType kDevice>
+ops::Statistics linear_softmax_statistics(const Tensor& input, const Tensor& linear_weight,
+                                          const OptionalTensor& linear_bias, const Tensor& target,
+                                          double temperature, double softcap,
+                                          std::optional<int64_t> chunk_size) {
+  const Below<kDevice> below;
+  const auto lower = at::autocast::get_lower_precision_fp_from_device_type(kDevice);
+  return ops::linear_softmax_statistics(at::autocast::cached_cast(lower, input, kDevice),
+                                        at::autocast::cached_cast(lower, linear_weight, kDevice),
+                                        at::autocast::cached_cast(lower, linear_bias, kDevice),
+                                        target, temperature, softcap, chunk_size);
+}
+
 template <Tensor (*kForward)(const Tensor&, int64_t, Dtype, double, const OptionalTensor&)>
 Tensor in_float32(const Tensor& input, int64_t dim, Dtype dtype, double temperature,
                   const OptionalTensor& mask) {
@@ -47,6 +75,8 @@ template <c10::DeviceType kDevice>
 void register_losses(torch::Library& m) {
   m.impl("cross_entropy", &OfCrossEntropy<&cross_entropy<kDevice>>::call);
   m.impl("kl_div_with_logits", &kl_div_with_logits<kDevice>);
+  m.impl("linear_softmax_statistics", &linear_softmax_statistics<kDevice>);
+  m.impl("linear_cross_entropy", &OfCrossEntropy<&linear_cross_entropy<kDevice>>::call);
 }
 
 }  // namespace

@@ -144,39 +144,38 @@ inline void index_dtype(const char* name, const char* argument, const Tensor& in
               argument, " of dtype int64, int32 or uint8, as class indices, got ", dtype);
 }
 
-inline void index_target_shape(const Tensor& input, const Tensor& target) {
+inline void index_target_shape(const CrossEntropyArgs& args) {
+  const Tensor &input = args.input, &target = args.target;
   const auto sizes = input.sym_sizes();
   if (input.dim() == 1) {
     const bool one = target.dim() == 0 || (target.dim() == 1 && target.sym_size(0) == 1);
-    TORCH_CHECK_VALUE(one || target.dim() != 1, "cross_entropy: expected target of shape () to ",
-                      "match input ", sizes, ", got ", target.sym_sizes());
-    TORCH_CHECK(one, "cross_entropy: expected target of shape () to match input ", sizes, ", got ",
-                target.sym_sizes());
+    TORCH_CHECK_VALUE(one || target.dim() != 1, args.function,
+                      ": expected target of shape () to match ", args.logits, " ", sizes, ", got ",
+                      target.sym_sizes());
+    TORCH_CHECK(one, args.function, ": expected target of shape () to match ", args.logits, " ",
+                sizes, ", got ", target.sym_sizes());
     return;
   }
-  TORCH_CHECK_VALUE(target.dim() > 0 && target.sym_size(0) == sizes[0],
-                    "cross_entropy: expected target of batch size ", sizes[0], " to match input ",
+  TORCH_CHECK_VALUE(target.dim() > 0 && target.sym_size(0) == sizes[0], args.function,
+                    ": expected target of batch size ", sizes[0], " to match ", args.logits, " ",
                     sizes, ", got target of shape ", target.sym_sizes());
   const c10::SymDimVector expected = row_shape(input);
-  TORCH_CHECK(target.sym_sizes() == c10::SymIntArrayRef(expected),
-              "cross_entropy: expected target of shape ", c10::SymIntArrayRef(expected),
-              " to match input ", sizes, ", got ", target.sym_sizes());
+  TORCH_CHECK(target.sym_sizes() == c10::SymIntArrayRef(expected), args.function,
+              ": expected target of shape ", c10::SymIntArrayRef(expected), " to match ",
+              args.logits, " ", sizes, ", got ", target.sym_sizes());
 }
 
 inline void cross_entropy_options(const CrossEntropyArgs& args) {
-  TORCH_CHECK(args.label_smoothing >= 0.0 && args.label_smoothing <= 1.0,
-              "cross_entropy: expected label_smoothing between 0.0 and 1.0, got ",
-              args.label_smoothing);
-  TORCH_CHECK_VALUE(args.reduction >= kNone && args.reduction <= kSum,
-                    "cross_entropy: expected reduction 0 (none), 1 (mean) or 2 (sum), got ",
-                    args.reduction);
-  positive("cross_entropy", "temperature", args.temperature);
+  TORCH_CHECK(args.label_smoothing >= 0.0 && args.label_smoothing <= 1.0, args.function,
+              ": expected label_smoothing between 0.0 and 1.0, got ", args.label_smoothing);
+  TORCH_CHECK_VALUE(args.reduction >= kNone && args.reduction <= kSum, args.function,
+                    ": expected reduction 0 (none), 1 (mean) or 2 (sum), got ", args.reduction);
+  positive(args.function, "temperature", args.temperature);
   if (args.softcap != 0) {
-    positive("cross_entropy", "softcap", args.softcap);
+    positive(args.function, "softcap", args.softcap);
   }
-  TORCH_CHECK_VALUE(args.z_loss >= 0 && std::isfinite(args.z_loss),
-                    "cross_entropy: expected z_loss to be 0 or positive, and finite, got ",
-                    args.z_loss);
+  TORCH_CHECK_VALUE(args.z_loss >= 0 && std::isfinite(args.z_loss), args.function,
+                    ": expected z_loss to be 0 or positive, and finite, got ", args.z_loss);
 }
 
 inline void class_weight(const CrossEntropyArgs& args, Dtype dtype, bool probabilities) {
@@ -185,18 +184,17 @@ inline void class_weight(const CrossEntropyArgs& args, Dtype dtype, bool probabi
     return;
   }
   const c10::SymInt classes = args.input.sym_size(class_dim(args.input));
-  TORCH_CHECK(weight.dim() == 1 && weight.sym_size(0) == classes,
-              "cross_entropy: expected weight of shape [", classes, "], one for each class, got ",
+  TORCH_CHECK(weight.dim() == 1 && weight.sym_size(0) == classes, args.function,
+              ": expected weight of shape [", classes, "], one for each class, got ",
               weight.sym_sizes());
-  TORCH_CHECK(at::isFloatingType(weight.scalar_type()),
-              "cross_entropy: expected weight of a floating point dtype, got ",
-              weight.scalar_type());
-  same_device("cross_entropy", "weight", weight, args.input);
+  TORCH_CHECK(at::isFloatingType(weight.scalar_type()), args.function,
+              ": expected weight of a floating point dtype, got ", weight.scalar_type());
+  same_device(args.function, "weight", weight, args.input);
   // A loss dtype of its own comes from autocast, which native casts the weight under too.
   TORCH_CHECK(
       probabilities || dtype.has_value() || weight.scalar_type() == args.input.scalar_type(),
-      "cross_entropy: expected weight of dtype ", args.input.scalar_type(), " to match input, got ",
-      weight.scalar_type());
+      args.function, ": expected weight of dtype ", args.input.scalar_type(), " to match ",
+      args.logits, ", got ", weight.scalar_type());
 }
 
 inline void sample_weight(const CrossEntropyArgs& args) {
@@ -205,14 +203,14 @@ inline void sample_weight(const CrossEntropyArgs& args) {
     return;
   }
   const c10::SymDimVector rows = row_shape(args.input);
-  TORCH_CHECK_VALUE(weight.sym_sizes() == c10::SymIntArrayRef(rows),
-                    "cross_entropy: expected sample_weight of shape ", c10::SymIntArrayRef(rows),
-                    ", one for each row of input ", args.input.sym_sizes(), ", got ",
+  TORCH_CHECK_VALUE(weight.sym_sizes() == c10::SymIntArrayRef(rows), args.function,
+                    ": expected sample_weight of shape ", c10::SymIntArrayRef(rows),
+                    ", one for each row of ", args.logits, " ", args.input.sym_sizes(), ", got ",
                     weight.sym_sizes());
-  TORCH_CHECK_VALUE(at::isFloatingType(weight.scalar_type()),
-                    "cross_entropy: expected sample_weight of a floating point dtype, got ",
+  TORCH_CHECK_VALUE(at::isFloatingType(weight.scalar_type()), args.function,
+                    ": expected sample_weight of a floating point dtype, got ",
                     weight.scalar_type());
-  same_device("cross_entropy", "sample_weight", weight, args.input);
+  same_device(args.function, "sample_weight", weight, args.input);
 }
 
 inline void cross_entropy(const CrossEntropyArgs& args, const OptionalTensor& normalizer,
@@ -220,40 +218,51 @@ inline void cross_entropy(const CrossEntropyArgs& args, const OptionalTensor& no
   const Tensor& input = args.input;
   const Tensor& target = args.target;
   cross_entropy_options(args);
-  floating("cross_entropy", "input", input);
-  same_device("cross_entropy", "target", target, input);
+  floating(args.function, args.logits, input);
+  same_device(args.function, "target", target, input);
   const bool probabilities = has_class_probabilities(input, target);
-  TORCH_CHECK(!probabilities || at::isFloatingType(target.scalar_type()),
-              "cross_entropy: expected target of a floating point dtype, as it has the shape of "
-              "input and so holds class probabilities, got ",
-              target.scalar_type());
-  TORCH_CHECK_INDEX(input.dim() >= 1,
-                    "cross_entropy: expected input of 1 or more dimensions, got a 0-d tensor");
+  TORCH_CHECK(!probabilities || at::isFloatingType(target.scalar_type()), args.function,
+              ": expected target of a floating point dtype, as it has the shape of ", args.logits,
+              " and so holds class probabilities, got ", target.scalar_type());
+  TORCH_CHECK_INDEX(input.dim() >= 1, args.function,
+                    ": expected input of 1 or more dimensions, got a 0-d tensor");
   class_weight(args, dtype, probabilities);
   sample_weight(args);
   if (normalizer.has_value() && normalizer->defined()) {
-    TORCH_CHECK_VALUE(args.reduction == kMean,
-                      "cross_entropy: expected no normalizer with a reduction that is not 'mean', "
+    TORCH_CHECK_VALUE(args.reduction == kMean, args.function,
+                      ": expected no normalizer with a reduction that is not 'mean', "
                       "for it replaces what the mean divides by");
-    TORCH_CHECK_VALUE(normalizer->dim() == 0 && !normalizer->is_complex(),
-                      "cross_entropy: expected normalizer to be a number or a real 0-d tensor, got "
+    TORCH_CHECK_VALUE(normalizer->dim() == 0 && !normalizer->is_complex(), args.function,
+                      ": expected normalizer to be a number or a real 0-d tensor, got "
                       "a tensor of dtype ",
                       normalizer->scalar_type(), " and shape ", normalizer->sym_sizes());
   }
   if (probabilities) {
-    TORCH_CHECK(args.ignore_index < 0,
-                "cross_entropy: expected no ignore_index with class probabilities, got ",
-                args.ignore_index);
+    TORCH_CHECK(args.ignore_index < 0, args.function,
+                ": expected no ignore_index with class probabilities, got ", args.ignore_index);
     return;
   }
-  index_dtype("cross_entropy", "target", target);
-  index_target_shape(input, target);
+  index_dtype(args.function, "target", target);
+  index_target_shape(args);
 }
 
 inline void gradient_in_forward(const CrossEntropyArgs& args) {
   TORCH_CHECK_VALUE(args.reduction != kNone,
                     "cross_entropy_forward: expected with_gradient with reduction mean or sum, got "
                     "none, whose upstream gradient differs from row to row");
+}
+
+/// Of the operator that writes the gradient over the input.
+inline void cross_entropy_with_gradient(const CrossEntropyArgs& args, const Tensor& grad_output) {
+  const char* name = "cross_entropy_with_gradient_";
+  TORCH_CHECK_VALUE(args.reduction == kNone, name, ": expected reduction 0 (none), got ",
+                    args.reduction);
+  cross_entropy(args, std::nullopt, at::toOpMathType(args.input.scalar_type()));
+  same_device(name, "grad_output", grad_output, args.input);
+  const auto shape = row_shape(args.input);
+  TORCH_CHECK(grad_output.sym_sizes() == c10::SymIntArrayRef(shape), name,
+              ": expected grad_output of the shape of the loss, ", c10::SymIntArrayRef(shape),
+              ", got ", grad_output.sym_sizes());
 }
 
 /// Whether `stacked` holds `count` values for each row, in the accumulation type of `input`.

@@ -58,8 +58,37 @@ TORCH_LIBRARY(torchsoftmax, m) {
          "Tensor? sample_weight, " +
          saved + kOptions + ") -> ()")
             .c_str());
+  // The loss of each row, in the accumulation type, and the statistics, with the gradient written
+  // over the input.
+  m.def(("cross_entropy_with_gradient_(Tensor(a!) input, Tensor target, Tensor? weight, "
+         "Tensor? sample_weight, Tensor grad_output, " +
+         kOptions + ") -> (Tensor loss, Tensor statistics)")
+            .c_str());
   // The gradient with respect to class probabilities.
   m.def(of_cross_entropy("cross_entropy_target_backward", saved, "Tensor").c_str());
+
+  // input: what the logits are a linear function of. chunk_size: rows of logits at a time.
+  const std::string linear = "Tensor linear_weight, Tensor? linear_bias, ";
+  m.def(of_cross_entropy("linear_cross_entropy",
+                         linear + "Tensor? normalizer, ScalarType? dtype, int? chunk_size, ",
+                         "Tensor")
+            .c_str());
+  // wanted: which gradients; the others have no elements. Forward's are those for a gradient of the
+  // loss of 1. accumulator_bytes: what a float32 copy of a lower gradient of linear_weight may
+  // take.
+  m.def(of_cross_entropy("linear_cross_entropy_forward",
+                         linear + "Tensor? normalizer, ScalarType? dtype, int? chunk_size, "
+                                  "bool[3] wanted, int accumulator_bytes, ",
+                         "(Tensor loss, Tensor normalizer, Tensor grad_input, "
+                         "Tensor grad_linear_weight, Tensor grad_linear_bias)")
+            .c_str());
+  m.def(of_cross_entropy("linear_cross_entropy_backward",
+                         linear + "Tensor grad_output, Tensor normalizer, int? chunk_size, "
+                                  "bool[3] wanted, int accumulator_bytes, ",
+                         "(Tensor grad_input, Tensor grad_linear_weight, Tensor grad_linear_bias)")
+            .c_str());
+  // out = a b, or out + a b; out is of the dtype of both, or float32 for a lower one.
+  m.def("gemm_(Tensor(a!) out, Tensor a, Tensor b, bool accumulate) -> ()");
 
   // index: like the input, but of any size along dim; log_prob is of its shape, and without
   // elements where there is none. argmax: without elements where not asked for. statistics: each
@@ -72,6 +101,17 @@ TORCH_LIBRARY(torchsoftmax, m) {
       "softmax_statistics_backward(Tensor grad_log_prob, Tensor grad_lse, Tensor grad_entropy, "
       "Tensor input, Tensor? index, Tensor? mask, Tensor statistics, int dim, "
       "float temperature=1.0) -> Tensor");
+
+  m.def(
+      "linear_softmax_statistics(Tensor input, Tensor linear_weight, Tensor? linear_bias, "
+      "Tensor target, float temperature=1.0, float softcap=0.0, int? chunk_size=None) "
+      "-> (Tensor log_prob, Tensor lse, Tensor entropy, Tensor argmax, Tensor statistics)");
+  m.def(
+      "linear_softmax_statistics_backward(Tensor grad_log_prob, Tensor grad_lse, "
+      "Tensor grad_entropy, Tensor input, Tensor linear_weight, Tensor? linear_bias, "
+      "Tensor target, Tensor statistics, float temperature, float softcap, int? chunk_size, "
+      "bool[3] wanted) "
+      "-> (Tensor grad_input, Tensor grad_linear_weight, Tensor grad_linear_bias)");
 
   // reduction: as in cross_entropy, and 3, the sum over the size of the first dimension.
   m.def(

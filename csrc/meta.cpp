@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include "checks.h"
+#include "linear_layer.h"
 
 namespace torchsoftmax {
 namespace {
@@ -83,6 +84,54 @@ Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor&
   return at::empty_like(args.target, args.target.options(), at::MemoryFormat::Preserve);
 }
 
+std::tuple<Tensor, Tensor> cross_entropy_with_gradient_(const CrossEntropyArgs& args,
+                                                        const Tensor& grad_output) {
+  checks::cross_entropy_with_gradient(args, grad_output);
+  const auto options = accumulated(args.input);
+  return {at::empty_symint(grad_output.sym_sizes(), options),
+          stacked_rows(2, checks::row_shape(args.input), options)};
+}
+
+LinearGradients linear_gradients(const Tensor& input, const Tensor& linear_weight,
+                                 const OptionalTensor& linear_bias, GradientMask wanted) {
+  const auto like = [&](bool of_it, const Tensor& tensor) {
+    return of_it ? at::empty_symint(tensor.sym_sizes(), input.options())
+                 : at::empty({0}, input.options());
+  };
+  return {like(wanted[0], input), like(wanted[1], linear_weight),
+          like(wanted[2], defined_or_empty(linear_bias))};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy_forward(
+    const CrossEntropyArgs& given, const Tensor& linear_weight, const OptionalTensor& linear_bias,
+    const OptionalTensor& normalizer, Dtype dtype, std::optional<int64_t> chunk_size,
+    GradientMask wanted, int64_t) {
+  const LinearCrossEntropyArgs args(given, linear_weight, linear_bias, normalizer, dtype,
+                                    chunk_size);
+  checks::linear_cross_entropy_forward(given, linear_bias, wanted);
+  const Tensor& input = given.input;
+  const auto of_loss = input.options().dtype(dtype.value_or(input.scalar_type()));
+  auto [of_input, of_weight, of_bias] = linear_gradients(input, linear_weight, linear_bias, wanted);
+  return {given.reduction == checks::kNone ? at::empty_symint(args.loss_shape, of_loss)
+                                           : at::empty({}, of_loss),
+          at::empty({}, accumulated(input)), of_input, of_weight, of_bias};
+}
+
+LinearGradients linear_cross_entropy_backward(const CrossEntropyArgs& given,
+                                              const Tensor& linear_weight,
+                                              const OptionalTensor& linear_bias,
+                                              const Tensor& grad_output, const Tensor& normalizer,
+                                              std::optional<int64_t> chunk_size,
+                                              GradientMask wanted, int64_t) {
+  const LinearCrossEntropyArgs args(given, linear_weight, linear_bias, std::nullopt,
+                                    grad_output.scalar_type(), chunk_size);
+  checks::linear_cross_entropy_backward(given, linear_bias, grad_output, normalizer,
+                                        args.loss_shape, wanted);
+  return linear_gradients(given.input, linear_weight, linear_bias, wanted);
+}
+
+void gemm_(const Tensor& out, const Tensor& a, const Tensor& b, bool) { checks::gemm(out, a, b); }
+
 ops::Statistics softmax_statistics(const Tensor& input, const OptionalTensor& index,
                                    const OptionalTensor& mask, int64_t dim, double temperature,
                                    bool with_argmax) {
@@ -104,6 +153,32 @@ Tensor softmax_statistics_backward(const Tensor& grad_log_prob, const Tensor& gr
   checks::softmax_statistics_backward(grad_log_prob, grad_lse, grad_entropy, input, index, mask,
                                       statistics, dim, temperature);
   return at::empty_like(input, input.options(), at::MemoryFormat::Preserve);
+}
+
+ops::Statistics linear_softmax_statistics(const Tensor& input, const Tensor& linear_weight,
+                                          const OptionalTensor& linear_bias, const Tensor& target,
+                                          double temperature, double softcap,
+                                          std::optional<int64_t> chunk_size) {
+  checks::linear_softmax_statistics(input, linear_weight, linear_bias, target, temperature, softcap,
+                                    chunk_size);
+  const auto like = [&](const at::TensorOptions& options) {
+    return at::empty_symint(target.sym_sizes(), options);
+  };
+  const auto options = input.options();
+  return {like(options), like(options), like(options), like(options.dtype(at::kLong)),
+          stacked_rows(3, {target.sym_numel()}, accumulated(input))};
+}
+
+LinearGradients linear_softmax_statistics_backward(
+    const Tensor& grad_log_prob, const Tensor& grad_lse, const Tensor& grad_entropy,
+    const Tensor& input, const Tensor& linear_weight, const OptionalTensor& linear_bias,
+    const Tensor& target, const Tensor& statistics, double temperature, double softcap,
+    std::optional<int64_t> chunk_size, GradientMask wanted) {
+  checks::linear_softmax_statistics(input, linear_weight, linear_bias, target, temperature, softcap,
+                                    chunk_size);
+  checks::linear_softmax_statistics_backward({grad_log_prob, grad_lse, grad_entropy}, input,
+                                             linear_bias, target, statistics, wanted);
+  return linear_gradients(input, linear_weight, linear_bias, wanted);
 }
 
 std::tuple<Tensor, Tensor> kl_div_with_logits_forward(const Tensor& input, const Tensor& target,
@@ -142,8 +217,14 @@ TORCH_LIBRARY_IMPL(torchsoftmax, Meta, m) {
   m.impl("cross_entropy_backward", &OfCrossEntropy<&cross_entropy_backward>::call);
   m.impl("cross_entropy_backward_", &OfCrossEntropy<&cross_entropy_backward_>::call);
   m.impl("cross_entropy_target_backward", &OfCrossEntropy<&cross_entropy_target_backward>::call);
+  m.impl("cross_entropy_with_gradient_", &OfCrossEntropy<&cross_entropy_with_gradient_>::call);
+  m.impl("linear_cross_entropy_forward", &OfCrossEntropy<&linear_cross_entropy_forward>::call);
+  m.impl("linear_cross_entropy_backward", &OfCrossEntropy<&linear_cross_entropy_backward>::call);
+  m.impl("gemm_", &gemm_);
   m.impl("softmax_statistics", &softmax_statistics);
   m.impl("softmax_statistics_backward", &softmax_statistics_backward);
+  m.impl("linear_softmax_statistics", &linear_softmax_statistics);
+  m.impl("linear_softmax_statistics_backward", &linear_softmax_statistics_backward);
   m.impl("kl_div_with_logits_forward", &kl_div_with_logits_forward);
   m.impl("kl_div_with_logits_backward", &kl_div_with_logits_backward<false>);
   m.impl("kl_div_with_logits_target_backward", &kl_div_with_logits_backward<true>);

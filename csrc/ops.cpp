@@ -108,6 +108,55 @@ Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor&
   return op(args, grad_output, statistics, normalizer);
 }
 
+std::tuple<Tensor, Tensor> cross_entropy_with_gradient_(const CrossEntropyArgs& args,
+                                                        const Tensor& grad_output) {
+  static const OpOfCrossEntropy<std::tuple<Tensor, Tensor>, const Tensor&> op(
+      "torchsoftmax::cross_entropy_with_gradient_");
+  return op(args, grad_output);
+}
+
+Tensor linear_cross_entropy(const CrossEntropyArgs& args, const Tensor& linear_weight,
+                            Optional linear_bias, Optional normalizer, Dtype dtype,
+                            std::optional<int64_t> chunk_size) {
+  static const OpOfCrossEntropy<Tensor, const Tensor&, Optional, Optional, Dtype,
+                                std::optional<int64_t>>
+      op("torchsoftmax::linear_cross_entropy");
+  return op(args, linear_weight, linear_bias, normalizer, dtype, chunk_size);
+}
+
+LinearCrossEntropyForward linear_cross_entropy_forward(
+    const CrossEntropyArgs& args, const Tensor& linear_weight, Optional linear_bias,
+    Optional normalizer, Dtype dtype, std::optional<int64_t> chunk_size, GradientMask wanted,
+    int64_t accumulator_bytes) {
+  using Result = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+  static const OpOfCrossEntropy<Result, const Tensor&, Optional, Optional, Dtype,
+                                std::optional<int64_t>, GradientMask, int64_t>
+      op("torchsoftmax::linear_cross_entropy_forward");
+  auto [loss, used, of_input, of_weight, of_bias] = op(
+      args, linear_weight, linear_bias, normalizer, dtype, chunk_size, wanted, accumulator_bytes);
+  return {std::move(loss),
+          std::move(used),
+          {std::move(of_input), std::move(of_weight), std::move(of_bias)}};
+}
+
+LinearGradients linear_cross_entropy_backward(const CrossEntropyArgs& args,
+                                              const Tensor& linear_weight, Optional linear_bias,
+                                              const Tensor& grad_output, const Tensor& normalizer,
+                                              std::optional<int64_t> chunk_size,
+                                              GradientMask wanted, int64_t accumulator_bytes) {
+  static const OpOfCrossEntropy<LinearGradients, const Tensor&, Optional, const Tensor&,
+                                const Tensor&, std::optional<int64_t>, GradientMask, int64_t>
+      op("torchsoftmax::linear_cross_entropy_backward");
+  return op(args, linear_weight, linear_bias, grad_output, normalizer, chunk_size, wanted,
+            accumulator_bytes);
+}
+
+void gemm_(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) {
+  static const auto op =
+      find<void(const Tensor&, const Tensor&, const Tensor&, bool)>("torchsoftmax::gemm_");
+  op.call(out, a, b, accumulate);
+}
+
 Statistics softmax_statistics(const Tensor& input, Optional index, Optional mask, int64_t dim,
                               double temperature, bool argmax) {
   static const auto op = find<Statistics(const Tensor&, Optional, Optional, int64_t, double, bool)>(
@@ -124,6 +173,28 @@ Tensor softmax_statistics_backward(const Tensor& grad_log_prob, const Tensor& gr
                   const Tensor&, int64_t, double)>("torchsoftmax::softmax_statistics_backward");
   return op.call(grad_log_prob, grad_lse, grad_entropy, input, index, mask, statistics, dim,
                  temperature);
+}
+
+Statistics linear_softmax_statistics(const Tensor& input, const Tensor& linear_weight,
+                                     Optional linear_bias, const Tensor& target, double temperature,
+                                     double softcap, std::optional<int64_t> chunk_size) {
+  static const auto op =
+      find<Statistics(const Tensor&, const Tensor&, Optional, const Tensor&, double, double,
+                      std::optional<int64_t>)>("torchsoftmax::linear_softmax_statistics");
+  return op.call(input, linear_weight, linear_bias, target, temperature, softcap, chunk_size);
+}
+
+LinearGradients linear_softmax_statistics_backward(
+    const Tensor& grad_log_prob, const Tensor& grad_lse, const Tensor& grad_entropy,
+    const Tensor& input, const Tensor& linear_weight, Optional linear_bias, const Tensor& target,
+    const Tensor& statistics, double temperature, double softcap, std::optional<int64_t> chunk_size,
+    GradientMask wanted) {
+  static const auto op = find<LinearGradients(
+      const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, Optional,
+      const Tensor&, const Tensor&, double, double, std::optional<int64_t>, GradientMask)>(
+      "torchsoftmax::linear_softmax_statistics_backward");
+  return op.call(grad_log_prob, grad_lse, grad_entropy, input, linear_weight, linear_bias, target,
+                 statistics, temperature, softcap, chunk_size, wanted);
 }
 
 Tensor kl_div_with_logits(const Tensor& input, const Tensor& target, Dtype dtype, int64_t reduction,

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <optional>
 #include <string_view>
 #include <tuple>
@@ -32,7 +33,15 @@ struct CrossEntropyArgs {
   double temperature;
   double softcap;  // 0: none
   double z_loss;
+  // What messages of errors call the function, and what it takes the cross-entropy of.
+  const char* function = "cross_entropy";
+  const char* logits = "input";
 };
+
+/// Which gradients are wanted: of the input, of the linear weight and of the linear bias.
+using GradientMask = std::array<bool, 3>;
+/// Those gradients; without elements where not wanted.
+using LinearGradients = std::tuple<Tensor, Tensor, Tensor>;
 
 /// OfCrossEntropy<f>::call is f with the signature of the schema, for registration.
 template <auto kFunction>
@@ -80,11 +89,42 @@ CrossEntropyForward cross_entropy_forward(const CrossEntropyArgs& args,
                                           bool with_gradient);
 Tensor cross_entropy_backward(const CrossEntropyArgs& args, const Tensor& grad_output,
                               const Tensor& statistics, const Tensor& normalizer);
+/// The loss of each row, in the accumulation type, and the statistics; the gradient for the losses'
+/// `grad_output` is written over the input.
+std::tuple<Tensor, Tensor> cross_entropy_with_gradient_(const CrossEntropyArgs& args,
+                                                        const Tensor& grad_output);
 /// Writes the gradient over the input.
 void cross_entropy_backward_(const CrossEntropyArgs& args, const Tensor& grad_output,
                              const Tensor& statistics, const Tensor& normalizer);
 Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor& grad_output,
                                      const Tensor& statistics, const Tensor& normalizer);
+
+/// `args.input` holds what the logits are a linear function of. chunk_size: rows at a time.
+Tensor linear_cross_entropy(const CrossEntropyArgs& args, const Tensor& linear_weight,
+                            const OptionalTensor& linear_bias, const OptionalTensor& normalizer,
+                            Dtype dtype, std::optional<int64_t> chunk_size);
+/// What a float32 copy of a bfloat16 or float16 gradient of a linear weight may take. One that
+/// would take more is not made: the logits are computed once more instead.
+inline constexpr int64_t kAccumulatorBytes = int64_t{256} << 20;
+
+struct LinearCrossEntropyForward {
+  Tensor loss;
+  Tensor normalizer;
+  LinearGradients gradients;  // for an upstream gradient of 1
+};
+LinearCrossEntropyForward linear_cross_entropy_forward(
+    const CrossEntropyArgs& args, const Tensor& linear_weight, const OptionalTensor& linear_bias,
+    const OptionalTensor& normalizer, Dtype dtype, std::optional<int64_t> chunk_size,
+    GradientMask wanted, int64_t accumulator_bytes);
+LinearGradients linear_cross_entropy_backward(const CrossEntropyArgs& args,
+                                              const Tensor& linear_weight,
+                                              const OptionalTensor& linear_bias,
+                                              const Tensor& grad_output, const Tensor& normalizer,
+                                              std::optional<int64_t> chunk_size,
+                                              GradientMask wanted, int64_t accumulator_bytes);
+
+/// out = a b, or out + a b; out is of the dtype of both, or float32 for a lower one.
+void gemm_(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate);
 
 /// log_prob, lse, entropy, argmax, statistics.
 using Statistics = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -95,6 +135,16 @@ Tensor softmax_statistics_backward(const Tensor& grad_log_prob, const Tensor& gr
                                    const Tensor& grad_entropy, const Tensor& input,
                                    const OptionalTensor& index, const OptionalTensor& mask,
                                    const Tensor& statistics, int64_t dim, double temperature);
+
+Statistics linear_softmax_statistics(const Tensor& input, const Tensor& linear_weight,
+                                     const OptionalTensor& linear_bias, const Tensor& target,
+                                     double temperature, double softcap,
+                                     std::optional<int64_t> chunk_size);
+LinearGradients linear_softmax_statistics_backward(
+    const Tensor& grad_log_prob, const Tensor& grad_lse, const Tensor& grad_entropy,
+    const Tensor& input, const Tensor& linear_weight, const OptionalTensor& linear_bias,
+    const Tensor& target, const Tensor& statistics, double temperature, double softcap,
+    std::optional<int64_t> chunk_size, GradientMask wanted);
 
 Tensor kl_div_with_logits(const Tensor& input, const Tensor& target, Dtype dtype, int64_t reduction,
                           double temperature);

@@ -46,6 +46,10 @@ class Operator:
     samples: Callable[[torch.dtype], Iterator[Sample]]
     # How large the values are whose differences the results are: their rounding remains.
     inner: float = 1.0
+    # Whether autocast rounds inputs to its dtype, as it does those of a matrix product.
+    products: bool = False
+    # Whether the kernel computes what is differentiated, too, and not the definition.
+    one_way: bool = True
 
     def small(self) -> Sample:
         """A float64 sample small enough for finite differences and compilation."""
@@ -293,6 +297,120 @@ def extended_probability_samples(dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("transposed", (x.t().contiguous().t(), y), (), extended(5))
 
 
+def linear_layer(
+    rows: tuple[int, ...], classes: tuple[int, ...], features: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Inputs with an outlier and a weight, whose logits are of the order of 1."""
+    input = logits(*rows, features, dtype=torch.float64) / features**0.5
+    weight = logits(*classes, features, dtype=torch.float64, seed=7) / 8
+    return input.to(dtype), weight.to(dtype)
+
+
+def linear_samples(dtype: torch.dtype) -> Iterator[Sample]:
+    def sample(name: str, rows: int, classes: int, features: int, **kwargs: Any) -> Sample:
+        target = class_indices(rows, classes=classes, ignore_index=-100)
+        pair = linear_layer((rows,), (classes,), features, dtype)
+        return Sample(name, pair, (target,), kwargs)
+
+    yield sample("rows", 4, 5, 3, chunk_size=2)
+    for reduction in ("none", "mean", "sum"):
+        yield sample(f"{reduction}", 7, 37, 19, reduction=reduction)
+        kwargs = {
+            "reduction": reduction,
+            "label_smoothing": 0.1,
+            "weight": class_weights(37, dtype),
+        }
+        yield sample(f"{reduction}, weight, smoothing", 7, 37, 19, chunk_size=3, **kwargs)
+        x, w = linear_layer((2, 3), (21,), 5, dtype)
+        kwargs = {"reduction": reduction, "chunk_size": 4}
+        target = class_indices(2, 3, classes=21, ignore_index=-100)
+        yield Sample(f"leading dimensions, {reduction}", (x, w), (target,), kwargs)
+        x, w = linear_layer((6,), (5, 3, 2), 7, dtype)
+        target = class_indices(6, 3, 2, classes=5, ignore_index=-100)
+        target[1] = -100
+        yield Sample(f"map, {reduction}", (x, w), (target,), kwargs)
+        x, w = linear_layer((), (21,), 5, dtype)
+        yield Sample(f"one row, {reduction}", (x, w), (torch.tensor(7),), kwargs)
+        x, w = linear_layer((4,), (5,), 3, dtype)
+        kwargs = {"reduction": reduction, "label_smoothing": 0.1}
+        yield Sample(f"ignored, {reduction}", (x, w), (torch.full((4,), -100),), kwargs)
+        empty = torch.zeros(0, dtype=torch.int64)
+        yield Sample(f"no rows, {reduction}", (x[:0], w), (empty,), kwargs)
+    yield sample("many rows", 70, 90, 40, chunk_size=32)
+    x, w = linear_layer((7,), (37,), 19, dtype)
+    target = class_probabilities(7, 37, dtype=dtype)
+    yield Sample("class probabilities", (x, w), (target,), {"chunk_size": 3})
+    target = class_indices(7, 2, classes=37).int()[:, 0]
+    yield Sample("strided int32", (x, w), (target,))
+    x, w = linear_layer((19,), (19,), 7, dtype)
+    yield Sample(
+        "transposed",
+        (x.t().contiguous().t(), w.t().contiguous().t()),
+        (target[:1].remainder(19).expand(19),),
+    )
+    yield Sample(
+        "expanded", (x[:1].expand(19, 7), w[:, :1].expand(19, 7)), (class_indices(19, classes=19),)
+    )
+
+
+def extended_linear_samples(dtype: torch.dtype) -> Iterator[Sample]:
+    """With a bias, and every extension of cross-entropy at once."""
+
+    def sample(
+        name: str, rows: tuple[int, ...], classes: tuple[int, ...], features: int, **replaced: Any
+    ) -> Sample:
+        pair = linear_layer(rows, classes, features, dtype)
+        bias = logits(*classes, dtype=torch.float64, seed=8) / 4
+        shape = (*rows, *classes[1:])
+        target = class_indices(*shape, classes=classes[0], ignore_index=-100)
+        return Sample(name, (*pair, bias.to(dtype)), (target,), extended(*shape, **replaced))
+
+    yield sample("rows", (4,), (5,), 3)
+    yield sample("bias alone", (7,), (37,), 19, sample_weight=None, softcap=None, z_loss=0.0)
+    for reduction in ("none", "mean", "sum"):
+        kwargs = {"reduction": reduction, "chunk_size": 3}
+        yield sample(f"{reduction}", (7,), (37,), 19, weight=class_weights(37, dtype), **kwargs)
+        yield sample(f"leading dimensions, {reduction}", (2, 3), (21,), 5, **kwargs)
+        yield sample(f"map, {reduction}", (6,), (5, 3, 2), 7, **kwargs)
+    yield sample("normalizer", (7,), (37,), 19, normalizer=torch.tensor(19.0))
+
+
+def linear_probability_samples(dtype: torch.dtype) -> Iterator[Sample]:
+    def sample(name: str, rows: int, classes: int, features: int, **kwargs: Any) -> Sample:
+        pair = linear_layer((rows,), (classes,), features, dtype)
+        return Sample(name, (*pair, class_probabilities(rows, classes, dtype=dtype)), (), kwargs)
+
+    yield sample("rows", 4, 5, 3)
+    for reduction in ("none", "mean", "sum"):
+        yield sample(f"{reduction}", 7, 37, 19, reduction=reduction, label_smoothing=0.1)
+    yield sample("extensions", 7, 37, 19, **extended(7))
+
+
+def linear_statistics_samples(dtype: torch.dtype) -> Iterator[Sample]:
+    """With a bias."""
+
+    def sample(name: str, rows: tuple[int, ...], classes: int, features: int, **kw: Any) -> Sample:
+        pair = linear_layer(rows, (classes,), features, dtype)
+        bias = logits(classes, dtype=torch.float64, seed=8) / 4
+        return Sample(name, (*pair, bias.to(dtype)), (class_indices(*rows, classes=classes),), kw)
+
+    yield sample("rows", (4,), 5, 3, temperature=0.7, softcap=5.0, chunk_size=2)
+    yield sample("chunks", (70,), 90, 40, chunk_size=32)
+    yield sample("softcap", (7,), 37, 19, softcap=3.0)
+    yield sample("leading dimensions", (2, 3), 21, 5, chunk_size=4)
+    yield sample("one row", (), 21, 5)
+    yield sample("no rows", (0,), 21, 5)
+
+
+def with_bias(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The bias of a linear layer as a third input, which can be differentiated."""
+
+    def of_three(input: Tensor, layer: Tensor, bias: Tensor, target: Tensor, **kw: Any) -> Any:
+        return function(input, layer, target, linear_bias=bias, **kw)
+
+    return of_three
+
+
 def selective_samples(dtype: torch.dtype) -> Iterator[Sample]:
     def sample(name: str, x: Tensor, dim: int, count: int, temperature: float = 1.0) -> Sample:
         shape = [*x.shape]
@@ -444,6 +562,31 @@ OPERATORS = (
         extended_probability_samples,
     ),
     Operator(
+        "linear_cross_entropy",
+        torchsoftmax.linear_cross_entropy,
+        reference.linear_cross_entropy,
+        linear_samples,
+        inner=4.0,  # logits
+        products=True,
+    ),
+    Operator(
+        "linear_cross_entropy, bias and extensions",
+        with_bias(torchsoftmax.linear_cross_entropy),
+        with_bias(reference.linear_cross_entropy),
+        extended_linear_samples,
+        inner=4.0,
+        products=True,
+    ),
+    Operator(
+        "linear_cross_entropy, probabilities",
+        torchsoftmax.linear_cross_entropy,
+        reference.linear_cross_entropy,
+        linear_probability_samples,
+        inner=4.0,
+        products=True,
+        one_way=False,
+    ),
+    Operator(
         "softmax_statistics, selective_log_softmax",
         torchsoftmax.selective_log_softmax,
         reference.selective_log_softmax,
@@ -472,6 +615,20 @@ OPERATORS = (
         statistics_together(reference.softmax_statistics),
         statistics_samples,
         inner=4.0,
+    ),
+    *(
+        Operator(
+            f"linear_softmax_statistics, {name}",
+            with_bias(make(torchsoftmax.linear_softmax_statistics)),
+            with_bias(make(reference.linear_softmax_statistics)),
+            linear_statistics_samples,
+            inner=4.0,
+            products=True,
+        )
+        for name, make in (
+            ("log_prob", lambda function: statistic(function, "log_prob")),
+            ("together", statistics_together),
+        )
     ),
     Operator(
         "kl_div_with_logits",

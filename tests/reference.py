@@ -97,6 +97,35 @@ def cross_entropy(
     return loss.sum() / normalizer
 
 
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    reduction: str = "mean",
+    sample_weight: Tensor | None = None,
+    chunk_size: int | None = None,
+    **options: object,
+) -> Tensor:
+    lead, (classes, *more, features) = input.shape[:-1], linear_weight.shape
+    bias = None if linear_bias is None else linear_bias.reshape(-1)
+    logits = F.linear(input, linear_weight.reshape(-1, features), bias)
+    logits = logits.reshape(lead.numel(), classes, *more)
+    probabilities = target.shape == (*lead, classes, *more)
+    rows = (lead.numel(), *more)
+    if sample_weight is not None:
+        sample_weight = sample_weight.reshape(rows)
+    loss = cross_entropy(
+        logits,
+        target.reshape(logits.shape if probabilities else rows),
+        reduction=reduction,
+        sample_weight=sample_weight,
+        **options,
+    )
+    return loss.reshape((*lead, *more)) if reduction == "none" else loss
+
+
 def selective_log_softmax(
     input: Tensor, index: Tensor, dim: int = -1, *, temperature: float = 1.0
 ) -> Tensor:
@@ -128,6 +157,20 @@ def softmax_statistics(
         entropy_with_logits(input, dim, temperature=temperature),
         input.argmax(dim),
     )
+
+
+def linear_softmax_statistics(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    chunk_size: int | None = None,
+) -> Statistics:
+    logits = transformed(F.linear(input, linear_weight, linear_bias), 1.0, softcap)
+    return softmax_statistics(logits, target, temperature=temperature)
 
 
 def kl_div_with_logits(

@@ -160,3 +160,23 @@ def test_marked_sections_are_those_of_the_result_files() -> None:
     for page in ("README.md", "docs/performance.md"):
         content = (ROOT / page).read_text()
         assert refreshed(content) == content
+
+
+def test_the_benchmark_of_the_output_layer_writes_its_results(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.linear", "--quick", "--rounds", "2"]
+    done = subprocess.run(
+        [*command, "--threads", "1", "--output", str(tmp_path)],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == 0
+    with (tmp_path / "linear.csv").open(newline="") as file:
+        rows = {row["contender"]: row for row in csv.DictReader(file)}
+    measured = {"ours", "plain", "plain tuned", "native chunks"}
+    assert set(rows) == measured | {"three products"}
+    for name in measured:
+        assert 0 < float(rows[name]["error_eps"]) < 64 and float(rows[name]["seconds"]) > 0
+    assert float(rows["ours"]["ratio"]) == 1
+    assert (tmp_path / "linear.md").read_text() in done.stdout
+    assert (tmp_path / "linear.png").read_bytes().startswith(b"\x89PNG")

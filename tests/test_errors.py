@@ -19,6 +19,7 @@ import torchsoftmax
 X = torch.linspace(-1, 1, 6).view(2, 3)
 MAP = torch.linspace(-1, 1, 60).view(2, 3, 2, 5)
 TARGET = torch.tensor([0, 2])
+LINEAR = torch.linspace(-1, 1, 12).view(4, 3)
 PROBABILITIES = X.softmax(1)
 INTEGERS = torch.ones(2, 3, dtype=torch.int64)
 FLOATING = "expected input of dtype float16, bfloat16, float32 or float64"
@@ -220,6 +221,8 @@ TEMPERED = {
     "entropy_with_logits": (1,),
     "softmax_statistics": (TARGET,),
     "kl_div_with_logits": (X,),
+    "linear_cross_entropy": (LINEAR, TARGET),
+    "linear_softmax_statistics": (LINEAR, TARGET),
 }
 MASKED = ("softmax", "log_softmax", "entropy_with_logits")
 NOT_POSITIVE = ((0.0, "0"), (-1.5, "-1.5"), (float("inf"), "inf"), (float("nan"), "nan"))
@@ -321,7 +324,123 @@ FAMILY_CASES = [
         )
     ),
 ]
+OF_LINEAR = ("linear_cross_entropy", "linear_softmax_statistics")
+FEATURES = "input and linear_weight of equal last dimensions (in_features), got 3 and 4"
+UNBATCHED = "input of shape (N, in_features) for a K-dimensional loss, defined by linear_weight of"
+LEADING = "target of shape [1, 2] (class indices) or [1, 2, 4] (class probabilities), got [2]"
+
+LINEAR_CASES = [
+    *(
+        case(name, error, message, *args, **kwargs)
+        for name in OF_LINEAR
+        for error, message, args, kwargs in (
+            (RuntimeError, "input of 1 or more", (LINEAR, TARGET), {"input": X[0, 0]}),
+            (RuntimeError, FEATURES, (torch.ones(4, 4), TARGET), {}),
+            (RuntimeError, "linear_weight of 2 or more dimensions", (LINEAR[0], TARGET), {}),
+            (
+                RuntimeError,
+                "linear_weight of dtype Float to match input, got Double",
+                (LINEAR.double(), TARGET),
+                {},
+            ),
+            (
+                RuntimeError,
+                "linear_weight on device cpu like input, got meta",
+                (LINEAR.to("meta"), TARGET),
+                {},
+            ),
+            (
+                RuntimeError,
+                "linear_bias of shape [4] to match linear_weight, got [3]",
+                (LINEAR, TARGET),
+                {"linear_bias": X[0]},
+            ),
+            (
+                RuntimeError,
+                "linear_bias of dtype Float to match input, got Double",
+                (LINEAR, TARGET),
+                {"linear_bias": torch.ones(4).double()},
+            ),
+            (ValueError, "chunk_size to be positive, got 0", (LINEAR, TARGET), {"chunk_size": 0}),
+            (
+                RuntimeError,
+                "target of dtype int64, int32 or uint8, as class indices, got Bool",
+                (LINEAR, TARGET > 0),
+                {},
+            ),
+            *(
+                (
+                    ValueError,
+                    POSITIVE.format("softcap", shown),
+                    (LINEAR, TARGET),
+                    {"softcap": value},
+                )
+                for value, shown in NOT_POSITIVE
+            ),
+        )
+    ),
+    case("linear_cross_entropy", RuntimeError, UNBATCHED, LINEAR[:, None], TARGET, input=X[0]),
+    case("linear_cross_entropy", RuntimeError, LEADING, LINEAR, TARGET, input=X[None]),
+    case(
+        "linear_cross_entropy",
+        ValueError,
+        "sample_weight of shape [1, 2], one for each row, got [2]",
+        LINEAR,
+        TARGET[None],
+        input=X[None],
+        sample_weight=torch.ones(2),
+    ),
+    case(
+        "linear_cross_entropy",
+        ValueError,
+        "target of batch size 2 to match logits [2, 4], got target of shape [3]",
+        LINEAR,
+        torch.tensor([0, 1, 2]),
+    ),
+    case(
+        "linear_cross_entropy",
+        RuntimeError,
+        "weight of shape [4], one for each class, got [3]",
+        LINEAR,
+        TARGET,
+        weight=X[0],
+    ),
+    case(
+        "linear_cross_entropy",
+        ValueError,
+        "reduction 'none', 'mean' or 'sum'",
+        LINEAR,
+        TARGET,
+        reduction="avg",
+    ),
+    case(
+        "linear_cross_entropy",
+        ValueError,
+        NO_NORMALIZER,
+        LINEAR,
+        TARGET,
+        reduction="sum",
+        normalizer=2.0,
+    ),
+    case(
+        "linear_softmax_statistics",
+        RuntimeError,
+        "linear_weight of shape (C, in_features), got [4, 1, 3]",
+        LINEAR[:, None],
+        TARGET,
+    ),
+    case("linear_softmax_statistics", IndexError, "1 or more classes, got", LINEAR[:0], TARGET),
+    case(
+        "linear_softmax_statistics",
+        RuntimeError,
+        "target of shape [2] to match input [2, 3], got [3]",
+        LINEAR,
+        torch.tensor([0, 1, 2]),
+    ),
+]
+
 CASES = [
+    *LINEAR_CASES,
     *softmax_cases("softmax"),
     *softmax_cases("log_softmax"),
     *LOSS_CASES,
@@ -354,5 +473,7 @@ def test_weight_that_requires_grad_with_class_indices() -> None:
     weight = torch.ones(3, requires_grad=True)
     with pytest.raises(RuntimeError, match=r"cross_entropy: expected a weight that needs no grad"):
         torchsoftmax.cross_entropy(X, TARGET, weight)
+    with pytest.raises(RuntimeError, match=r"linear_cross_entropy: expected a weight that needs"):
+        torchsoftmax.linear_cross_entropy(X, torch.eye(3), TARGET, weight=weight)
     with pytest.raises(RuntimeError):
         F.cross_entropy(X, TARGET, weight)

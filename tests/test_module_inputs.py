@@ -27,6 +27,7 @@ OURS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Softmax: torchsoftmax.Softmax,
     nn.LogSoftmax: torchsoftmax.LogSoftmax,
     nn.CrossEntropyLoss: torchsoftmax.CrossEntropyLoss,
+    nn.LinearCrossEntropyLoss: torchsoftmax.LinearCrossEntropyLoss,
 }
 FOUND = [info for info in module_db if info.module_cls in OURS]
 
@@ -50,7 +51,7 @@ def constructed(module: type[nn.Module], given: FunctionInput, training: bool = 
 def value_and_gradients(
     module: nn.Module, given: FunctionInput, dtype: torch.dtype
 ) -> list[Tensor]:
-    """The value, and the gradient of every input that has one; floating inputs as ``dtype``."""
+    """The value, and the gradients of inputs and parameters; floating inputs as ``dtype``."""
     assert not given.kwargs
     args = [
         x.detach().to(dtype).clone().requires_grad_(x.requires_grad) if x.is_floating_point() else x
@@ -58,7 +59,7 @@ def value_and_gradients(
     ]
     value = module(*args)
     upstream = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).bfloat16()
-    leaves = [x for x in args if x.requires_grad]
+    leaves = [x for x in (*args, *module.parameters()) if x.requires_grad]
     return [value.detach(), *torch.autograd.grad(value, leaves, upstream.to(value.dtype))]
 
 
@@ -73,6 +74,7 @@ def test_equals_native(info: ModuleInfo, dtype: torch.dtype, training: bool) -> 
     for given in inputs(info, dtype, training):
         module = constructed(OURS[info.module_cls], given.constructor_input, training)
         theirs = constructed(info.module_cls, given.constructor_input, training)
+        module.load_state_dict(theirs.state_dict())
         ours = value_and_gradients(module, given.forward_input, dtype)
         native = value_and_gradients(theirs, given.forward_input, dtype)
         exact = value_and_gradients(theirs.double(), given.forward_input, torch.float64)
@@ -131,9 +133,9 @@ def test_errors_are_those_of_native(info: ModuleInfo, training: bool) -> None:
     assert errors
     for error in errors:
         given = error.module_error_input
-        assert error.error_on is ModuleErrorEnum.FORWARD_ERROR
         for cls in (info.module_cls, OURS[info.module_cls]):
-            module = constructed(cls, given.constructor_input, training)
             with pytest.raises(error.error_type) as raised:
+                module = constructed(cls, given.constructor_input, training)
+                assert error.error_on is ModuleErrorEnum.FORWARD_ERROR
                 module(*given.forward_input.args)
             assert raised.type is error.error_type

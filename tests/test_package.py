@@ -159,5 +159,5 @@ def test_signatures_extend_natives() -> None:
 
 def test_readme_has_the_committed_results() -> None:
     text = readme.README.read_text()
-    assert len(readme.SECTION.findall(text)) == 3
+    assert len(readme.SECTION.findall(text)) == 4
     assert readme.refreshed(text) == text

@@ -14,6 +14,8 @@ from torchsoftmax.functional import (  # noqa: E402
     cross_entropy,
     entropy_with_logits,
     kl_div_with_logits,
+    linear_cross_entropy,
+    linear_softmax_statistics,
     log_softmax,
     selective_log_softmax,
     softmax,
@@ -22,6 +24,7 @@ from torchsoftmax.functional import (  # noqa: E402
 from torchsoftmax.nn import (  # noqa: E402
     CrossEntropyLoss,
     KLDivWithLogitsLoss,
+    LinearCrossEntropyLoss,
     LogSoftmax,
     Softmax,
 )
@@ -31,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CrossEntropyLoss",
     "KLDivWithLogitsLoss",
+    "LinearCrossEntropyLoss",
     "LogSoftmax",
     "Softmax",
     "SoftmaxStatistics",
@@ -39,6 +43,8 @@ __all__ = [
     "entropy_with_logits",
     "functional",
     "kl_div_with_logits",
+    "linear_cross_entropy",
+    "linear_softmax_statistics",
     "log_softmax",
     "nn",
     "selective_log_softmax",

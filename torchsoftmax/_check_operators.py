@@ -112,6 +112,27 @@ def operators(rows: int, classes: int, temperature: float) -> Iterator[Operator]
         lambda x: torch.stack([picked(x).squeeze(-1), (x / t).logsumexp(-1), entropy(x)]),
         (x,),
     )
+    hidden, weight = random(rows, 3), random(classes, 3)
+    yield Operator(
+        "linear_cross_entropy",
+        lambda h, w: functional.linear_cross_entropy(h, w, target, temperature=t),
+        lambda h, w: F.cross_entropy(F.linear(h, w) / t, target),
+        (hidden, weight),
+    )
+    yield Operator(
+        "linear_softmax_statistics",
+        lambda h, w: torch.stack(
+            functional.linear_softmax_statistics(h, w, target, temperature=t)[:3]
+        ),
+        lambda h, w: torch.stack(
+            [
+                picked(F.linear(h, w)).squeeze(-1),
+                (F.linear(h, w) / t).logsumexp(-1),
+                entropy(F.linear(h, w)),
+            ]
+        ),
+        (hidden, weight),
+    )
     yield from _derivatives(x, v, target, probabilities, t)
 
 

@@ -15,6 +15,8 @@ __all__ = [
     "cross_entropy",
     "entropy_with_logits",
     "kl_div_with_logits",
+    "linear_cross_entropy",
+    "linear_softmax_statistics",
     "log_softmax",
     "selective_log_softmax",
     "softmax",
@@ -25,7 +27,9 @@ _ops = torch.ops.torchsoftmax
 _softmax = _ops.softmax.default
 _log_softmax = _ops.log_softmax.default
 _cross_entropy = _ops.cross_entropy.default
+_linear_cross_entropy = _ops.linear_cross_entropy.default
 _softmax_statistics = _ops.softmax_statistics.default
+_linear_softmax_statistics = _ops.linear_softmax_statistics.default
 _kl_div_with_logits = _ops.kl_div_with_logits.default
 
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
@@ -39,6 +43,20 @@ def _reduction_code(function: str, codes: dict[str, int], reduction: str) -> int
             f"{function}: expected reduction {', '.join(others)} or {last}, got {reduction!r}"
         )
     return codes[reduction]
+
+
+def _softcap_or_0(function: str, softcap: float | None) -> float:
+    if softcap is None:
+        return 0.0
+    if not softcap > 0:  # 0 stands for none below
+        raise ValueError(f"{function}: expected softcap to be positive and finite, got {softcap}")
+    return softcap
+
+
+def _normalizer_tensor(normalizer: Tensor | float | None) -> Tensor | None:
+    if normalizer is None or isinstance(normalizer, Tensor):
+        return normalizer
+    return torch.scalar_tensor(normalizer, dtype=torch.float64)
 
 
 def softmax(
@@ -232,27 +250,109 @@ def cross_entropy(
         >>> torchsoftmax.cross_entropy(logits, torch.tensor([0, 2]), reduction="none")
         tensor([0.2395, 1.0986])
     """
-    if softcap is None:
-        softcap = 0.0
-    elif not softcap > 0:  # 0 stands for none below
-        raise ValueError(
-            f"cross_entropy: expected softcap to be positive and finite, got {softcap}"
-        )
-    if normalizer is not None and not isinstance(normalizer, Tensor):
-        normalizer = torch.scalar_tensor(normalizer, dtype=torch.float64)
     return _cross_entropy(
         input,
         target,
         weight,
         sample_weight,
-        normalizer,
+        _normalizer_tensor(normalizer),
         None,
         inplace_backward,
         _reduction_code("cross_entropy", _REDUCTIONS, reduction),
         ignore_index,
         label_smoothing,
         temperature,
-        softcap,
+        _softcap_or_0("cross_entropy", softcap),
+        z_loss,
+    )
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    sample_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    r"""Cross-entropy of a linear layer, in nats, without all of its logits in memory.
+
+    The same as ``cross_entropy(linear(input, linear_weight, linear_bias), target, …)``, whose
+    docstring has the formula of the loss :math:`\ell` and of the gradient :math:`G` of the logits
+    :math:`X W^\top + b`. The logits of a chunk of rows are computed, turned into losses,
+    overwritten by :math:`G` and multiplied:
+
+    .. math::
+        \frac{\partial \ell}{\partial X} = G W, \qquad
+        \frac{\partial \ell}{\partial W} = G^\top X, \qquad
+        \frac{\partial \ell}{\partial b} = \sum_n G_n
+
+    For ``"mean"`` and ``"sum"`` this happens in forward, and only for inputs that need a gradient:
+    three matrix products, the least there is. For ``"none"`` and in float16 backward computes the
+    logits again.
+
+    Args:
+        input: of shape (in_features) or (*, in_features); float32, float64, bfloat16 or float16.
+        linear_weight: of shape (C, in_features); or (C, d1, …, dK, in_features) for a
+            K-dimensional loss, where every row has ``d1 · … · dK`` softmaxes.
+        target: class indices (int64, int32 or uint8) of shape (*) or (*, d1, …, dK); or class
+            probabilities of shape (*, C) or (*, C, d1, …, dK).
+        linear_bias: of the shape of ``linear_weight`` without its last dimension.
+        weight, ignore_index, reduction, label_smoothing, temperature, softcap, z_loss,
+            sample_weight, normalizer: as in :func:`cross_entropy`. Rows whose targets are all
+            ignored are left out of every matrix product.
+        chunk_size: rows of logits that are in memory at a time; by default as many as take 52 MB,
+            and 16 at least.
+
+    Returns:
+        A 0-d tensor, or for ``"none"`` a tensor of the shape of class-index targets; of the dtype
+        of ``input`` (float32 for lower precision, and for what is cast to it, under
+        ``torch.autocast``).
+
+    Raises:
+        RuntimeError: the shapes or the dtypes of ``input``, ``linear_weight``, ``linear_bias`` and
+            ``target`` do not go together.
+        IndexError, ValueError, RuntimeError, NotImplementedError: as :func:`cross_entropy`;
+            ``chunk_size`` is not positive (ValueError).
+
+    No input is written to. An ignored row's input may hold nan. The gradient of ``linear_weight``
+    is summed in float32 (float64 for float64) and rounded once: for bfloat16 and float16 in a
+    float32 tensor of its size, or, where that would take more than 256 MiB, by tiles of the
+    classes, for which the logits are computed once more. Gradients of class probabilities,
+    ``weight``, ``sample_weight`` and ``normalizer``, second derivatives, forward-mode AD and
+    ``torch.func`` come from the definition, which has all logits in memory.
+
+    Same function as :func:`torch.nn.functional.linear_cross_entropy` where no extension is used.
+
+    Example:
+        >>> hidden, weight = torch.eye(2), torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+        >>> torchsoftmax.linear_cross_entropy(hidden, weight, torch.tensor([0, 2]))
+        tensor(0.6690)
+    """
+    return _linear_cross_entropy(
+        input,
+        target,
+        weight,
+        sample_weight,
+        linear_weight,
+        linear_bias,
+        _normalizer_tensor(normalizer),
+        None,
+        chunk_size,
+        _reduction_code("linear_cross_entropy", _REDUCTIONS, reduction),
+        ignore_index,
+        label_smoothing,
+        temperature,
+        _softcap_or_0("linear_cross_entropy", softcap),
         z_loss,
     )
 
@@ -393,6 +493,60 @@ def softmax_statistics(
         input, index, None, dim, temperature, True
     )
     return SoftmaxStatistics(log_prob.view_as(target), lse, entropy, argmax)
+
+
+def linear_softmax_statistics(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    chunk_size: int | None = None,
+) -> SoftmaxStatistics:
+    r"""The statistics of a linear layer's softmax, without all of its logits in memory.
+
+    The same as ``softmax_statistics(linear(input, linear_weight, linear_bias), target, …)``, with
+    a softcap :math:`a`: of :math:`z = a \tanh(x / a) / T`, :math:`x = X W^\top + b`. It is what
+    losses of reinforcement learning and the evaluation of language models are made of. Forward
+    computes one matrix product; backward computes it again and one for each gradient.
+
+    Args:
+        input: of shape (in_features) or (*, in_features); float32, float64, bfloat16 or float16.
+        linear_weight: of shape (C, in_features) and of the dtype of ``input``.
+        target: class indices (int64, int32 or uint8) of shape (*).
+        linear_bias: of shape (C).
+        temperature: positive.
+        softcap: positive, or None for none.
+        chunk_size: rows of logits in memory at a time, as in :func:`linear_cross_entropy`.
+
+    Returns:
+        :class:`SoftmaxStatistics` of tensors of shape (*); ``log_prob``, ``lse`` and ``entropy``
+        are of the dtype of ``input`` (under ``torch.autocast`` of its dtype) and differentiable
+        with respect to ``input``, ``linear_weight`` and ``linear_bias``.
+
+    Raises:
+        IndexError: a target is out of range, or there are no classes.
+        ValueError: ``temperature``, ``softcap`` or ``chunk_size`` is not positive.
+        RuntimeError: shapes or dtypes do not go together.
+        NotImplementedError: ``input`` is not of one of the dtypes above.
+
+    Example:
+        >>> hidden, weight = torch.eye(2), torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+        >>> torchsoftmax.linear_softmax_statistics(hidden, weight, torch.tensor([0, 2])).log_prob
+        tensor([-0.2395, -1.0986])
+    """
+    log_prob, lse, entropy, argmax, _ = _linear_softmax_statistics(
+        input,
+        linear_weight,
+        linear_bias,
+        target,
+        temperature,
+        _softcap_or_0("linear_softmax_statistics", softcap),
+        chunk_size,
+    )
+    return SoftmaxStatistics(log_prob, lse, entropy, argmax)
 
 
 def kl_div_with_logits(

@@ -5,12 +5,20 @@ They are subclasses, so that ``isinstance`` checks and ``state_dict`` work as wi
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from torchsoftmax import functional as F
 
-__all__ = ["CrossEntropyLoss", "KLDivWithLogitsLoss", "LogSoftmax", "Softmax"]
+__all__ = [
+    "CrossEntropyLoss",
+    "KLDivWithLogitsLoss",
+    "LinearCrossEntropyLoss",
+    "LogSoftmax",
+    "Softmax",
+]
 
 
 def _implicit_dim(name: str, ndim: int) -> int:
@@ -97,6 +105,117 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
             sample_weight=sample_weight,
             normalizer=normalizer,
             inplace_backward=self.inplace_backward,
+        )
+
+
+class _LinearLayerAndLoss(torch.nn.modules.loss._WeightedLoss):
+    """What torch.nn.LinearCrossEntropyLoss constructs, for PyTorch releases before it, 2.13."""
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        out_features: tuple[int, ...],
+        bias: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        reduction: str,
+        weight: Tensor | None,
+        ignore_index: int | None,
+        label_smoothing: float,
+        options: object,
+    ) -> None:
+        super().__init__(weight, None, None, reduction)
+        self.num_classes = num_classes
+        self.out_features = out_features
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+        self.options = options
+        rows = math.prod(out_features, start=num_classes)
+        self.linear = torch.nn.Linear(in_features, rows, bias=bias, device=device, dtype=dtype)
+
+
+_NativeLinearCrossEntropyLoss = getattr(torch.nn, "LinearCrossEntropyLoss", _LinearLayerAndLoss)
+
+
+class LinearCrossEntropyLoss(_NativeLinearCrossEntropyLoss):
+    """:func:`torchsoftmax.linear_cross_entropy` as a module that holds the linear layer.
+
+    The layer is the submodule ``linear``, whose weight has the shape (C * d1 * … * dK,
+    in_features), as in ``torch.nn.LinearCrossEntropyLoss`` of PyTorch 2.13: a checkpoint of one
+    loads in the other. Its argument ``options``, which chooses how PyTorch divides the work, is
+    taken and changes nothing; ``chunk_size`` is ours. ``sample_weight`` and ``normalizer``, which
+    differ from call to call, are of the call.
+
+    Example:
+        >>> loss = torchsoftmax.LinearCrossEntropyLoss(16, 1000, softcap=30.0)
+        >>> loss(torch.randn(8, 16), torch.randint(1000, (8,))).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        out_features: tuple[int, ...] = (),
+        bias: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        reduction: str = "mean",
+        weight: Tensor | None = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        options: object = None,
+        temperature: float = 1.0,
+        softcap: float | None = None,
+        z_loss: float = 0.0,
+        chunk_size: int | None = None,
+    ) -> None:
+        super().__init__(
+            in_features,
+            num_classes,
+            out_features=out_features,
+            bias=bias,
+            device=device,
+            dtype=dtype,
+            reduction=reduction,
+            weight=weight,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            options=options,
+        )
+        self.temperature = temperature
+        self.softcap = softcap
+        self.z_loss = z_loss
+        self.chunk_size = chunk_size
+
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        *,
+        sample_weight: Tensor | None = None,
+        normalizer: Tensor | float | None = None,
+    ) -> Tensor:
+        shape = (self.num_classes, *self.out_features)
+        bias = self.linear.bias
+        return F.linear_cross_entropy(
+            input,
+            self.linear.weight.reshape(*shape, self.linear.in_features),
+            target,
+            linear_bias=None if bias is None else bias.reshape(shape),
+            weight=self.weight,
+            ignore_index=-100 if self.ignore_index is None else self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            temperature=self.temperature,
+            softcap=self.softcap,
+            z_loss=self.z_loss,
+            sample_weight=sample_weight,
+            normalizer=normalizer,
+            chunk_size=self.chunk_size,
         )
 
 

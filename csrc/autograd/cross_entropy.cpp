@@ -7,15 +7,13 @@
 // statistics of the rows.
 
 #include <ATen/MemoryOverlap.h>
-#include <ATen/ops/mul.h>
-#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
-#include <torch/csrc/autograd/engine.h>
 #include <torch/library.h>
 
 #include "../checks.h"
 #include "../composite/composite.h"
 #include "gate.h"
+#include "saved_gradient.h"
 
 namespace torchsoftmax {
 namespace {
@@ -38,44 +36,6 @@ constexpr Backward* kBackward =
 constexpr Backward* kTargetBackward =
     &backward_gate<&ops::cross_entropy_target_backward, &composite::cross_entropy_target_backward>;
 
-/// Whether the tensor is memory of this process that may be read and written here and now: not one
-/// that stands for another, as in tracing.
-bool is_plain(const Tensor& tensor) {
-  constexpr c10::DispatchKeySet wrappers(
-      {c10::DispatchKey::Python, c10::DispatchKey::Functionalize,
-       c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper,
-       c10::DispatchKey::ZeroTensor, c10::DispatchKey::Negative});
-  return tensor.device().is_cpu() && tensor.layout() == at::kStrided && tensor.has_storage() &&
-         !tensor.key_set().has_any(wrappers) && !c10::impl::TorchDispatchModeTLS::any_modes_set();
-}
-
-bool is_one(const Tensor& number) {
-  switch (number.scalar_type()) {
-    case at::kFloat:
-      return *number.const_data_ptr<float>() == 1;
-    case at::kDouble:
-      return *number.const_data_ptr<double>() == 1;
-    case at::kBFloat16:
-      return *number.const_data_ptr<at::BFloat16>() == 1;
-    default:
-      return false;
-  }
-}
-
-/// The gradient that forward left, times the upstream one: in its own memory where nobody else
-/// refers to it and backward will not come again.
-Tensor scaled(Tensor gradient, const Tensor& grad_output) {
-  const at::AutoDispatchBelowAutograd below;
-  constexpr size_t kOwners = 2;  // the saved variable and `gradient`
-  // A hook of saved tensors has shown the gradient to Python, which may have kept it.
-  const bool seen = gradient.unsafeGetTensorImpl()->pyobj_slot()->load_pyobj() != nullptr;
-  if (!is_plain(grad_output) || gradient.use_count() > kOwners || seen ||
-      torch::autograd::get_current_graph_task_keep_graph()) {
-    return at::mul(gradient, grad_output);
-  }
-  return is_one(grad_output) ? gradient : gradient.mul_(grad_output);
-}
-
 /// Bumps the version of the input: PyTorch then refuses another use of the old values.
 void cross_entropy_backward_(const CrossEntropyArgs& args, const Tensor& grad_output,
                              const Tensor& statistics, const Tensor& normalizer) {
@@ -86,6 +46,19 @@ void cross_entropy_backward_(const CrossEntropyArgs& args, const Tensor& grad_ou
   const at::AutoDispatchBelowADInplaceOrView below;
   ops::cross_entropy_backward_(args, grad_output, statistics, normalizer);
   torch::autograd::impl::bump_version(args.input);
+}
+
+/// Bumps the version of the input likewise.
+std::tuple<Tensor, Tensor> cross_entropy_with_gradient_(const CrossEntropyArgs& args,
+                                                        const Tensor& grad_output) {
+  TORCH_CHECK(
+      !needs_gradient(args.input, args.target, args.weight, args.sample_weight, grad_output),
+      "cross_entropy_with_gradient_: expected arguments that need no gradient: what it overwrites "
+      "cannot be differentiated");
+  const at::AutoDispatchBelowADInplaceOrView below;
+  auto results = ops::cross_entropy_with_gradient_(args, grad_output);
+  torch::autograd::impl::bump_version(args.input);
+  return results;
 }
 
 c10::IValue pack(const CrossEntropyArgs& args, bool inplace) {
@@ -191,6 +164,7 @@ TORCH_LIBRARY_IMPL(torchsoftmax, Autograd, m) {
   m.impl("cross_entropy_backward", &OfCrossEntropy<kBackward>::call);
   m.impl("cross_entropy_backward_", &OfCrossEntropy<&cross_entropy_backward_>::call);
   m.impl("cross_entropy_target_backward", &OfCrossEntropy<kTargetBackward>::call);
+  m.impl("cross_entropy_with_gradient_", &OfCrossEntropy<&cross_entropy_with_gradient_>::call);
 }
 
 }  // namespace torchsoftmax

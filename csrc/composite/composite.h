@@ -7,6 +7,7 @@
 
 #include <ATen/OpMathType.h>
 
+#include "../linear_layer.h"
 #include "../ops.h"
 
 namespace torchsoftmax::composite {
@@ -51,9 +52,38 @@ Tensor cross_entropy_backward(const CrossEntropyArgs& args, const Tensor& grad_o
 Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor& grad_output,
                                      const Tensor& statistics, const Tensor& normalizer);
 
+/// The quotient; nan, not inf, where the weights sum to 0.
+Tensor over(const Tensor& value, const Tensor& normalizer);
+
+/// The dtype of logits and class probabilities by PyTorch's type promotion; none for class indices.
+Dtype promoted_dtype(const CrossEntropyArgs& args);
+
 /// cross_entropy's arguments in the dtypes that its kernels take, by PyTorch's type promotion.
 /// `dtype` is the loss's and may be set.
 CrossEntropyArgs promote(const CrossEntropyArgs& args, Dtype& dtype);
+
+/// The gradients of a linear layer from that of its output.
+LinearGradients linear_gradients(const Tensor& of_logits, const LinearLayer& layer,
+                                 const Tensor& input, const Tensor& linear_weight,
+                                 const OptionalTensor& linear_bias, GradientMask wanted);
+
+Tensor linear_cross_entropy(const CrossEntropyArgs& args, const Tensor& linear_weight,
+                            const OptionalTensor& linear_bias, const OptionalTensor& normalizer,
+                            Dtype dtype, std::optional<int64_t> chunk_size);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy_forward(
+    const CrossEntropyArgs& args, const Tensor& linear_weight, const OptionalTensor& linear_bias,
+    const OptionalTensor& normalizer, Dtype dtype, std::optional<int64_t> chunk_size,
+    GradientMask wanted, int64_t accumulator_bytes);
+LinearGradients linear_cross_entropy_backward(const CrossEntropyArgs& args,
+                                              const Tensor& linear_weight,
+                                              const OptionalTensor& linear_bias,
+                                              const Tensor& grad_output, const Tensor& normalizer,
+                                              std::optional<int64_t> chunk_size,
+                                              GradientMask wanted, int64_t accumulator_bytes);
+
+/// Sets the target's dtype to one that goes with the input's, and the loss's dtype, as promote
+/// does. False where the logits would have to be of a wider one: then it takes the definition.
+bool promote_target(CrossEntropyArgs& args, const Tensor& linear_weight, Dtype& dtype);
 
 ops::Statistics softmax_statistics(const Tensor& input, const OptionalTensor& index,
                                    const OptionalTensor& mask, int64_t dim, double temperature,
@@ -62,6 +92,16 @@ Tensor softmax_statistics_backward(const Tensor& grad_log_prob, const Tensor& gr
                                    const Tensor& grad_entropy, const Tensor& input,
                                    const OptionalTensor& index, const OptionalTensor& mask,
                                    const Tensor& statistics, int64_t dim, double temperature);
+
+ops::Statistics linear_softmax_statistics(const Tensor& input, const Tensor& linear_weight,
+                                          const OptionalTensor& linear_bias, const Tensor& target,
+                                          double temperature, double softcap,
+                                          std::optional<int64_t> chunk_size);
+LinearGradients linear_softmax_statistics_backward(
+    const Tensor& grad_log_prob, const Tensor& grad_lse, const Tensor& grad_entropy,
+    const Tensor& input, const Tensor& linear_weight, const OptionalTensor& linear_bias,
+    const Tensor& target, const Tensor& statistics, double temperature, double softcap,
+    std::optional<int64_t> chunk_size, GradientMask wanted);
 
 Tensor kl_div_with_logits(const Tensor& input, const Tensor& target, Dtype dtype, int64_t reduction,
                           double temperature);

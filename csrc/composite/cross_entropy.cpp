@@ -7,6 +7,12 @@
 #include "composite.h"
 
 namespace torchsoftmax::composite {
+
+// The second term is 0, or nan where the weights sum to 0 and the first would be inf.
+Tensor over(const Tensor& value, const Tensor& normalizer) {
+  return value / normalizer + at::zeros_like(normalizer) / normalizer;
+}
+
 namespace {
 
 /// `per_class` with its one dimension at the class dimension of `input`.
@@ -63,7 +69,7 @@ struct Terms {
       return;
     }
     const Tensor rows = (input.dim() == 1 ? args.target.reshape({}) : args.target).unsqueeze(dim);
-    index = ops::gather_index(rows, classes, args.ignore_index, "cross_entropy");
+    index = ops::gather_index(rows, classes, args.ignore_index, args.function);
     valid = rows.ne(args.ignore_index);
     picked = weights.index_select(0, index.reshape({-1})).reshape_symint(index.sym_sizes());
   }
@@ -90,12 +96,6 @@ Tensor normalizer_of(const CrossEntropyArgs& args, const Terms& terms,
       at::ones_symint(checks::row_shape(input), accumulated).unsqueeze(checks::class_dim(input));
   const Tensor sum = terms.of_rows(rows).sum();
   return input.sym_numel() == 0 ? at::zeros_like(sum) : sum;
-}
-
-/// The quotient; the second term is 0, or nan where the weights sum to 0 and the first would be
-/// inf.
-Tensor over(const Tensor& value, const Tensor& normalizer) {
-  return value / normalizer + at::zeros_like(normalizer) / normalizer;
 }
 
 Tensor reduced(const CrossEntropyArgs& args, const Tensor& loss, const Tensor& normalizer) {
@@ -161,23 +161,28 @@ Tensor statistics_of(const CrossEntropyArgs& args, const Logits& logits) {
 
 }  // namespace
 
+Dtype promoted_dtype(const CrossEntropyArgs& args) {
+  const auto input = args.input.scalar_type(), target = args.target.scalar_type();
+  if (!checks::has_class_probabilities(args.input, args.target) || !at::isFloatingType(target) ||
+      !at::isFloatingType(input)) {
+    return std::nullopt;
+  }
+  const auto common = at::promote_types(input, target);
+  return args.weight.defined() ? at::promote_types(common, args.weight.scalar_type()) : common;
+}
+
 CrossEntropyArgs promote(const CrossEntropyArgs& args, Dtype& dtype) {
-  const Tensor& input = args.input;
-  const Tensor& target = args.target;
-  if (!checks::has_class_probabilities(input, target) ||
-      !at::isFloatingType(target.scalar_type()) || !at::isFloatingType(input.scalar_type())) {
+  const Dtype common = promoted_dtype(args);
+  if (!common.has_value()) {
     return args;
   }
-  auto common = at::promote_types(input.scalar_type(), target.scalar_type());
-  if (args.weight.defined()) {
-    common = at::promote_types(common, args.weight.scalar_type());
-  }
-  const bool widen = at::toOpMathType(common) != accumulation_type(input);
+  const Tensor &input = args.input, &target = args.target;
+  const bool widen = at::toOpMathType(*common) != accumulation_type(input);
   const bool same = !widen && target.scalar_type() == input.scalar_type();
   CrossEntropyArgs promoted = args;
-  promoted.input = widen ? input.to(common) : input;
-  promoted.target = same ? target : target.to(at::toOpMathType(common));
-  dtype = dtype.has_value() ? dtype : Dtype(common);
+  promoted.input = widen ? input.to(*common) : input;
+  promoted.target = same ? target : target.to(at::toOpMathType(*common));
+  dtype = dtype.has_value() ? dtype : common;
   return promoted;
 }
 
@@ -251,6 +256,18 @@ Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor&
 
 namespace {
 
+std::tuple<Tensor, Tensor> cross_entropy_with_gradient_over_input(const CrossEntropyArgs& args,
+                                                                  const Tensor& grad_output) {
+  checks::cross_entropy_with_gradient(args, grad_output);
+  const Logits logits(args);
+  const Terms terms(args);
+  const Tensor none;  // nothing is divided
+  const Tensor loss = loss_of(args, logits, terms, none, accumulation_type(args.input));
+  const Tensor statistics = statistics_of(args, logits);
+  args.input.copy_(input_gradient(args, logits, terms, grad_output, none));
+  return {loss, statistics};
+}
+
 void cross_entropy_backward_over_input(const CrossEntropyArgs& args, const Tensor& grad_output,
                                        const Tensor& statistics, const Tensor& normalizer) {
   args.input.copy_(ops::cross_entropy_backward(args, grad_output, statistics, normalizer));
@@ -268,6 +285,8 @@ void register_cross_entropy(torch::Library& m) {
   m.impl("cross_entropy_backward", &OfCrossEntropy<&cross_entropy_backward>::call);
   m.impl("cross_entropy_backward_", &OfCrossEntropy<&cross_entropy_backward_over_input>::call);
   m.impl("cross_entropy_target_backward", &OfCrossEntropy<&cross_entropy_target_backward>::call);
+  m.impl("cross_entropy_with_gradient_",
+         &OfCrossEntropy<&cross_entropy_with_gradient_over_input>::call);
 }
 
 }  // namespace

@@ -233,6 +233,35 @@ void backward_over_input(const CrossEntropyArgs& args, const at::Tensor& grad_ou
   backward_to(args.input, args, grad_output, statistics, normalizer);
 }
 
+std::tuple<at::Tensor, at::Tensor> with_gradient_over_input(const CrossEntropyArgs& args,
+                                                            const at::Tensor& grad_output) {
+  checks::cross_entropy_with_gradient(args, grad_output);
+  const int64_t dim = checks::class_dim(args.input);
+  at::Tensor loss, statistics;
+  dispatch(args.input, [&](auto type) {
+    using scalar_t = decltype(type);
+    using acc_t = acc_type<scalar_t>;
+    Prepared<acc_t> prepared(args);
+    const auto rows = rows_of<scalar_t>(args.input, dim);
+    const at::Tensor of_rows = dense<acc_t>(grad_output);
+    c10::DimVector shape(grad_output.sizes());
+    loss = at::zeros(shape, prepared.accumulated);
+    shape.insert(shape.begin(), 2);
+    statistics = at::zeros(shape, prepared.accumulated);
+    LossRows<acc_t>& loss_rows = prepared.loss_rows;
+    loss_rows.loss = loss.mutable_data_ptr<acc_t>();
+    loss_rows.max = statistics.mutable_data_ptr<acc_t>();
+    loss_rows.log_sum = loss_rows.max + rows.rows;
+    loss_rows.with_gradient = true;
+    loss_rows.row_gradient = of_rows.template const_data_ptr<acc_t>();
+    if (args.input.numel() != 0) {
+      run_rows(args, prepared, rows, args.input);
+    }
+    prepared.raise_bad_target();
+  });
+  return {loss, statistics};
+}
+
 at::Tensor target_backward(const CrossEntropyArgs& args, const at::Tensor& grad_output,
                            const at::Tensor& given_statistics, const at::Tensor& normalizer) {
   checks::cross_entropy_target_backward(args, grad_output, given_statistics, normalizer);
@@ -270,6 +299,7 @@ TORCH_LIBRARY_IMPL(torchsoftmax, CPU, m) {
   m.impl("cross_entropy_backward", &OfCrossEntropy<&backward>::call);
   m.impl("cross_entropy_backward_", &OfCrossEntropy<&backward_over_input>::call);
   m.impl("cross_entropy_target_backward", &OfCrossEntropy<&target_backward>::call);
+  m.impl("cross_entropy_with_gradient_", &OfCrossEntropy<&with_gradient_over_input>::call);
 }
 
 }  // namespace torchsoftmax::cpu

@@ -22,9 +22,10 @@ HEADER = (
 LEGEND = """\
 *final loss*: of the last training step, in nats. *accuracy*: on held-out data. *largest
 difference*: between the two loss curves over all steps, in nats, and the tolerance. *loss*: forward
-and backward of the loss alone, from logits to their gradient. *step*: the whole training step.
-*ms*: median time per step. *MB*: peak of allocated memory beyond what was there at the beginning,
-1 MB = 10⁶ bytes. In brackets: the reference's figure divided by this one.
+and backward of the loss alone, from logits to their gradient; that of “torchsoftmax, linear”,
+`LinearCrossEntropyLoss`, contains the output layer, which is in the *step* of the others. *step*:
+the whole training step. *ms*: median time per step. *MB*: peak of allocated memory beyond what was
+there at the beginning, 1 MB = 10⁶ bytes. In brackets: the reference's figure divided by this one.
 """
 
 

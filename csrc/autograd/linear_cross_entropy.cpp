@@ -1,0 +1,158 @@
+// Derivatives of linear_cross_entropy.
+//
+// Where the loss is reduced, forward computes the gradients with it while the logits of a chunk are
+// there: three products, the least there is. Backward computes the logits again, a fourth, where
+// each row has an upstream gradient of its own, and for float16, whose gradients may underflow
+// before the loss scale is applied.
+
+#include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/library.h>
+
+#include "../checks.h"
+#include "../composite/composite.h"
+#include "gate.h"
+#include "saved_gradient.h"
+
+namespace torchsoftmax {
+namespace {
+
+LinearGradients backward_gate(const CrossEntropyArgs& args, const Tensor& linear_weight,
+                              const OptionalTensor& linear_bias, const Tensor& grad_output,
+                              const Tensor& normalizer, std::optional<int64_t> chunk_size,
+                              GradientMask wanted, int64_t accumulator_bytes) {
+  if (differentiated(grad_output, args.input, linear_weight, linear_bias, args.target, args.weight,
+                     args.sample_weight, normalizer)) {
+    return composite::linear_cross_entropy_backward(args, linear_weight, linear_bias, grad_output,
+                                                    normalizer, chunk_size, wanted,
+                                                    accumulator_bytes);
+  }
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return ops::linear_cross_entropy_backward(args, linear_weight, linear_bias, grad_output,
+                                            normalizer, chunk_size, wanted, accumulator_bytes);
+}
+
+struct LinearCrossEntropyFunction : Function<LinearCrossEntropyFunction> {
+  static constexpr bool is_traceable = true;
+
+  static Tensor forward(AutogradContext* ctx, const Tensor& input, const Tensor& linear_weight,
+                        const OptionalTensor& linear_bias, const CrossEntropyArgs& args,
+                        const OptionalTensor& given_normalizer, Dtype dtype,
+                        std::optional<int64_t> chunk_size) {
+    const bool in_forward = args.reduction != checks::kNone && input.scalar_type() != at::kHalf;
+    const auto wanted = [&](const Tensor& tensor) {
+      return in_forward && tensor.defined() && tensor.requires_grad();
+    };
+    const GradientMask mask{wanted(input), wanted(linear_weight), wanted(tensor_of(linear_bias))};
+    const at::AutoDispatchBelowADInplaceOrView below;
+    auto [loss, normalizer, gradients] =
+        ops::linear_cross_entropy_forward(args, linear_weight, linear_bias, given_normalizer, dtype,
+                                          chunk_size, mask, ops::kAccumulatorBytes);
+    const auto& [of_input, of_weight, of_bias] = gradients;
+    ctx->save_for_backward({input, args.target, args.weight, args.sample_weight, linear_weight,
+                            tensor_of(linear_bias), normalizer, mask[0] ? of_input : Tensor(),
+                            mask[1] ? of_weight : Tensor(), mask[2] ? of_bias : Tensor()});
+    ctx->saved_data["options"] = c10::ivalue::Tuple::create(std::vector<c10::IValue>{
+        args.reduction, args.ignore_index, args.label_smoothing, args.temperature, args.softcap,
+        args.z_loss, chunk_size, in_forward});
+    return loss;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    auto saved = ctx->get_saved_variables();
+    const auto options = ctx->saved_data["options"].toTupleRef().elements().asArrayRef();
+    const bool has_bias = saved[5].defined();
+    const GradientMask wanted{ctx->needs_input_grad(0), ctx->needs_input_grad(1),
+                              has_bias && ctx->needs_input_grad(2)};
+    variable_list result(7);
+    // Whether the gradients are there and are not differentiated again.
+    if (options[7].toBool() && !at::GradMode::is_enabled()) {
+      for (size_t i = 0; i < wanted.size(); ++i) {
+        if (wanted[i]) {
+          result[i] = scaled(std::move(saved[7 + i]), grads[0]);
+        }
+      }
+      return result;
+    }
+    const CrossEntropyArgs args{saved[0],
+                                saved[1],
+                                saved[2],
+                                saved[3],
+                                options[0].toInt(),
+                                options[1].toInt(),
+                                options[2].toDouble(),
+                                options[3].toDouble(),
+                                options[4].toDouble(),
+                                options[5].toDouble()};
+    auto [of_input, of_weight, of_bias] =
+        backward_gate(args, saved[4], optional(saved[5]), grads[0], saved[6],
+                      options[6].toOptional<int64_t>(), wanted, ops::kAccumulatorBytes);
+    result[0] = wanted[0] ? of_input : Tensor();
+    result[1] = wanted[1] ? of_weight : Tensor();
+    result[2] = wanted[2] ? of_bias : Tensor();
+    return result;
+  }
+};
+
+Tensor linear_cross_entropy(const CrossEntropyArgs& given, const Tensor& linear_weight,
+                            const OptionalTensor& linear_bias, const OptionalTensor& normalizer,
+                            Dtype dtype, std::optional<int64_t> chunk_size) {
+  const auto definition = [&] {
+    return composite::linear_cross_entropy(given, linear_weight, linear_bias, normalizer, dtype,
+                                           chunk_size);
+  };
+  if (needs_composite(given.input, linear_weight, linear_bias, given.target, given.weight,
+                      given.sample_weight, normalizer) ||
+      needs_gradient(given.target, given.weight, given.sample_weight, normalizer)) {
+    TORCH_CHECK(!needs_gradient(given.weight) || at::isFloatingType(given.target.scalar_type()),
+                "linear_cross_entropy: expected a weight that needs no gradient with class-index "
+                "targets, got one that requires grad");
+    return definition();
+  }
+  if (!needs_gradient(given.input, linear_weight, linear_bias)) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    return ops::linear_cross_entropy(given, linear_weight, linear_bias, normalizer, dtype,
+                                     chunk_size);
+  }
+  CrossEntropyArgs args = given;
+  if (!composite::promote_target(args, linear_weight, dtype)) {
+    return definition();
+  }
+  return LinearCrossEntropyFunction::apply(args.input, linear_weight, linear_bias, args, normalizer,
+                                           dtype, chunk_size);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy_forward(
+    const CrossEntropyArgs& args, const Tensor& linear_weight, const OptionalTensor& linear_bias,
+    const OptionalTensor& normalizer, Dtype dtype, std::optional<int64_t> chunk_size,
+    GradientMask wanted, int64_t accumulator_bytes) {
+  if (differentiated(args.input, linear_weight, linear_bias, args.target, args.weight,
+                     args.sample_weight, normalizer)) {
+    return composite::linear_cross_entropy_forward(args, linear_weight, linear_bias, normalizer,
+                                                   dtype, chunk_size, wanted, accumulator_bytes);
+  }
+  const at::AutoDispatchBelowADInplaceOrView below;
+  auto [loss, used, gradients] = ops::linear_cross_entropy_forward(
+      args, linear_weight, linear_bias, normalizer, dtype, chunk_size, wanted, accumulator_bytes);
+  auto [of_input, of_weight, of_bias] = gradients;
+  return {loss, used, of_input, of_weight, of_bias};
+}
+
+/// Bumps the version of what it writes to.
+void gemm_(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) {
+  TORCH_CHECK(!needs_gradient(out, a, b),
+              "gemm_: expected arguments that need no gradient: it has no derivative");
+  const at::AutoDispatchBelowADInplaceOrView below;
+  ops::gemm_(out, a, b, accumulate);
+  torch::autograd::impl::bump_version(out);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(torchsoftmax, Autograd, m) {
+  m.impl("linear_cross_entropy", &OfCrossEntropy<&linear_cross_entropy>::call);
+  m.impl("linear_cross_entropy_forward", &OfCrossEntropy<&linear_cross_entropy_forward>::call);
+  m.impl("linear_cross_entropy_backward", &OfCrossEntropy<&backward_gate>::call);
+  m.impl("gemm_", &gemm_);
+}
+
+}  // namespace torchsoftmax

@@ -1,0 +1,159 @@
+#pragma once
+// A linear layer whose logits are in memory for a chunk of rows at a time, on any device. The
+// logits of a chunk are multiplied, handed to a loss that turns them into their gradient, and that
+// is multiplied, all in one buffer. One product without gradients, three with all of them.
+
+#include <ATen/ATen.h>
+
+#include "cpu/memory.h"
+#include "linear_layer.h"
+
+namespace torchsoftmax {
+
+/// Memory that is written soon, in huge pages where that is large.
+inline Tensor fresh(at::IntArrayRef shape, const at::TensorOptions& options) {
+  const Tensor result = at::empty(shape, options);
+  return result.device().is_cpu() ? cpu::ask_for_huge_pages(result) : result;
+}
+
+/// The rows that take part: all, or those of an index.
+class Rows {
+ public:
+  explicit Rows(int64_t count) : count_(count) {}
+  /// Those for which `valid`, of shape (N), is true.
+  explicit Rows(const Tensor& valid) : count_(valid.size(0)) {
+    if (!valid.all().item<bool>()) {
+      index_ = valid.nonzero().squeeze(1);
+      count_ = index_.size(0);
+    }
+  }
+
+  int64_t count() const { return count_; }
+  bool all() const { return !index_.defined(); }
+
+  Tensor of(const Tensor& values, int64_t begin, int64_t count) const {
+    return all() ? values.narrow(0, begin, count)
+                 : values.index_select(0, index_.narrow(0, begin, count));
+  }
+
+  void put(const Tensor& values, const Tensor& result, int64_t begin) const {
+    if (all()) {
+      result.narrow(0, begin, values.size(0)).copy_(values);
+    } else {
+      result.index_copy_(0, index_.narrow(0, begin, values.size(0)), values);
+    }
+  }
+
+ private:
+  int64_t count_;
+  Tensor index_;
+};
+
+class ChunkedLinear {
+ public:
+  ChunkedLinear(const LinearLayer& layer, Rows rows, GradientMask wanted)
+      : layer_(layer),
+        rows_(std::move(rows)),
+        accumulated_(layer.input.options().dtype(at::toOpMathType(layer.input.scalar_type()))) {
+    if (wanted[0]) {
+      grad_input_ = fresh(layer.input.sizes(), layer.input.options());
+      if (!rows_.all()) {
+        grad_input_.zero_();
+      }
+    }
+    if (wanted[1]) {
+      grad_weight_ = fresh(layer.weight.sizes(), accumulated_);
+      if (rows_.count() == 0) {
+        grad_weight_.zero_();
+      }
+    }
+    if (wanted[2]) {
+      grad_bias_ = at::zeros(layer.bias.sizes(), accumulated_);
+    }
+  }
+
+  const Rows& rows() const { return rows_; }
+
+  /// Calls `gradient_of(begin, logits)` for every chunk of the rows that take part, the first of
+  /// which is number `begin`. It returns the gradient of the logits, which may have been written
+  /// over them, or nothing where none is wanted.
+  template <typename GradientOf>
+  void run(std::optional<int64_t> chunk_size, GradientOf&& gradient_of) {
+    const int64_t chunk = rows_of_chunk(chunk_size);
+    const Tensor buffer =
+        fresh({std::min(chunk, rows_.count()), layer_.weight.size(0)}, layer_.input.options());
+    for (int64_t begin = 0; begin < rows_.count(); begin += chunk) {
+      const int64_t count = std::min(chunk, rows_.count() - begin);
+      const Tensor logits = buffer.narrow(0, 0, count);
+      const Tensor input = rows_.of(layer_.input, begin, count);
+      if (layer_.bias.defined()) {
+        logits.copy_(layer_.bias.expand_as(logits));
+      }
+      ops::gemm_(logits, input, layer_.weight.t(), /*accumulate=*/layer_.bias.defined());
+      const Tensor gradient = gradient_of(begin, logits);
+      if (gradient.defined()) {
+        add(begin, gradient, input);
+      }
+    }
+  }
+
+  /// In the dtype and the shapes of what they are of; without elements where not wanted.
+  LinearGradients gradients(const Tensor& input, const Tensor& linear_weight,
+                            const OptionalTensor& linear_bias) const {
+    const auto finished = [&](const Tensor& gradient, const Tensor& like) {
+      if (!gradient.defined()) {
+        return at::empty({0}, input.options());
+      }
+      if (gradient.scalar_type() == like.scalar_type()) {
+        return gradient.view(like.sizes());
+      }
+      return fresh(like.sizes(), like.options()).copy_(gradient.view(like.sizes()));
+    };
+    return {finished(grad_input_, input), finished(grad_weight_, linear_weight),
+            finished(grad_bias_, defined_or_empty(linear_bias))};
+  }
+
+ private:
+  // What the logits of a chunk may take. Every chunk reads the weight for each product and its
+  // gradient once more, so chunks should be large; below 64 MB in all there is little to gain.
+  static constexpr int64_t kLogitsBytes = 52'000'000;
+  static constexpr int64_t kFewestRows = 16;
+
+  /// As many as are asked for, or as the logits may take, in chunks of equal size.
+  int64_t rows_of_chunk(std::optional<int64_t> chunk_size) const {
+    if (chunk_size.has_value()) {
+      return *chunk_size;
+    }
+    const int64_t row_bytes =
+        std::max<int64_t>(1, layer_.weight.size(0)) * layer_.input.element_size();
+    const int64_t most = std::max(kFewestRows, kLogitsBytes / row_bytes);
+    const int64_t chunks = std::max<int64_t>(1, (rows_.count() + most - 1) / most);
+    return (rows_.count() + chunks - 1) / chunks;
+  }
+
+  /// Adds what the gradient of a chunk's logits makes of the gradients.
+  void add(int64_t begin, const Tensor& gradient, const Tensor& input) {
+    if (grad_input_.defined()) {
+      const bool in_place = rows_.all();
+      const Tensor result = in_place ? grad_input_.narrow(0, begin, input.size(0))
+                                     : at::empty(input.sizes(), input.options());
+      ops::gemm_(result, gradient, layer_.weight, /*accumulate=*/false);
+      if (!in_place) {
+        rows_.put(result, grad_input_, begin);
+      }
+    }
+    if (grad_weight_.defined()) {
+      ops::gemm_(grad_weight_, gradient.t(), input, /*accumulate=*/begin > 0);
+    }
+    if (grad_bias_.defined()) {
+      grad_bias_ += gradient.sum(0, /*keepdim=*/false, grad_bias_.scalar_type());
+    }
+  }
+
+  const LinearLayer& layer_;
+  const Rows rows_;
+  const at::TensorOptions accumulated_;
+  Tensor grad_input_, grad_weight_, grad_bias_;
+};
+
+}  // namespace torchsoftmax

@@ -1,0 +1,70 @@
+// linear_softmax_statistics in plain ATen, with its logits in memory.
+
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include "../linear_layer.h"
+#include "composite.h"
+
+namespace torchsoftmax::composite {
+namespace {
+
+struct CappedLogits {
+  Tensor value;
+  Tensor slope;  // undefined where it is 1
+
+  CappedLogits(const LinearLayer& layer, double softcap) {
+    value = at::linear(layer.input, layer.weight, optional(layer.bias));
+    if (softcap != 0) {
+      const Tensor tanh = (value.to(accumulation_type(value)) / softcap).tanh();
+      value = tanh * softcap;
+      slope = 1 - tanh * tanh;
+    }
+  }
+};
+
+}  // namespace
+
+ops::Statistics linear_softmax_statistics(const Tensor& input, const Tensor& linear_weight,
+                                          const OptionalTensor& linear_bias, const Tensor& target,
+                                          double temperature, double softcap,
+                                          std::optional<int64_t> chunk_size) {
+  checks::linear_softmax_statistics(input, linear_weight, linear_bias, target, temperature, softcap,
+                                    chunk_size);
+  const CappedLogits logits(LinearLayer(input, linear_weight, linear_bias), softcap);
+  const auto [log_prob, lse, entropy, argmax, statistics] = softmax_statistics(
+      logits.value, target.reshape({-1, 1}), std::nullopt, 1, temperature, /*with_argmax=*/true);
+  const auto shaped = [&](const Tensor& values) {
+    return values.reshape_symint(target.sym_sizes());
+  };
+  const auto dtype = input.scalar_type();
+  return {shaped(log_prob).to(dtype), shaped(lse).to(dtype), shaped(entropy).to(dtype),
+          shaped(argmax), statistics};
+}
+
+LinearGradients linear_softmax_statistics_backward(
+    const Tensor& grad_log_prob, const Tensor& grad_lse, const Tensor& grad_entropy,
+    const Tensor& input, const Tensor& linear_weight, const OptionalTensor& linear_bias,
+    const Tensor& target, const Tensor& statistics, double temperature, double softcap,
+    std::optional<int64_t> chunk_size, GradientMask wanted) {
+  checks::linear_softmax_statistics(input, linear_weight, linear_bias, target, temperature, softcap,
+                                    chunk_size);
+  checks::linear_softmax_statistics_backward({grad_log_prob, grad_lse, grad_entropy}, input,
+                                             linear_bias, target, statistics, wanted);
+  const LinearLayer layer(input, linear_weight, linear_bias);
+  const CappedLogits logits(layer, softcap);
+  Tensor gradient = softmax_statistics_backward(
+      grad_log_prob.reshape({-1, 1}), grad_lse.reshape({-1}), grad_entropy.reshape({-1}),
+      logits.value, target.reshape({-1, 1}), std::nullopt, statistics, 1, temperature);
+  if (logits.slope.defined()) {
+    gradient = (gradient * logits.slope).to(input.scalar_type());
+  }
+  return linear_gradients(gradient, layer, input, linear_weight, linear_bias, wanted);
+}
+
+TORCH_LIBRARY_IMPL(torchsoftmax, FuncTorchBatched, m) {
+  m.impl("linear_softmax_statistics", &linear_softmax_statistics);
+  m.impl("linear_softmax_statistics_backward", &linear_softmax_statistics_backward);
+}
+
+}  // namespace torchsoftmax::composite

@@ -1,0 +1,491 @@
+"""What is linear_cross_entropy's own: chunks, which gradients are computed, and what is not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import reference
+import torch
+import torch.nn.functional as F
+from cases import DTYPES, class_indices, class_weights, extended, linear_layer, logits
+from test_contract import assert_near
+from test_opinfo import copied, value_and_gradients
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.testing._internal.common_methods_invocations import op_db
+
+import torchsoftmax
+from examples.demo.memory import peak_bytes
+from torchsoftmax.nn import _LinearLayerAndLoss
+
+NATIVE = [op for op in op_db if op.name == "nn.functional.linear_cross_entropy"]
+
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+
+
+def problem(
+    rows: int = 70, classes: int = 90, features: int = 40, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Leaves of an input and a weight, and targets of which a third is ignored."""
+    input, weight = linear_layer((rows,), (classes,), features, dtype)
+    target = class_indices(rows, classes=classes, ignore_index=-100)
+    return input.requires_grad_(), weight.requires_grad_(), target
+
+
+def gradients(
+    function: Callable[..., Tensor], *leaves: Tensor, upstream: float = 1.0
+) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(
+        function(*leaves), leaves, torch.tensor(upstream).to(leaves[0].dtype)
+    )
+
+
+# PyTorch's own inputs.
+
+
+def test_every_variant_of_native_is_there() -> None:
+    assert {op.variant_test_name for op in NATIVE} == {"", "chunked", "chunked_none"}
+    assert sum(len(list(op.sample_inputs("cpu", torch.float32))) for op in NATIVE) > 300
+
+
+@pytest.mark.parametrize("op", NATIVE, ids=lambda op: op.formatted_name)
+@every_dtype
+def test_equals_native_on_its_own_samples(op: object, dtype: torch.dtype) -> None:
+    def ours(*args: Tensor, **kwargs: object) -> Tensor:
+        options = kwargs.pop("options", None)
+        size = options.batch_chunk_size if options is not None else None
+        return torchsoftmax.linear_cross_entropy(*args, chunk_size=size, **kwargs)
+
+    def exact(*args: Tensor, **kwargs: object) -> Tensor:
+        kwargs.pop("options", None)
+        return F.linear_cross_entropy(*args, **kwargs)
+
+    for sample in op.sample_inputs("cpu", dtype, requires_grad=True):
+        mine = value_and_gradients(ours, copied(sample))
+        theirs = value_and_gradients(exact, copied(sample))
+        true = value_and_gradients(exact, copied(sample, wide=True))
+        largest = max(x.abs().max().item() for x in (sample.input, sample.args[0]))
+        for ours_, native, wide in zip(mine, theirs, true, strict=True):
+            assert (ours_.dtype, ours_.shape) == (native.dtype, native.shape)
+            # Logits are sums of products of values up to `largest`.
+            inner = largest**2 * sample.input.size(-1)
+            assert_near(ours_, wide, dtype, str(sample), inner)
+
+
+def test_errors_are_raised_where_native_raises() -> None:
+    for case in NATIVE[0].error_inputs("cpu"):
+        sample = case.sample_input
+        with pytest.raises(case.error_type):
+            torchsoftmax.linear_cross_entropy(sample.input, *sample.args, **sample.kwargs)
+
+
+# Chunks.
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@every_dtype
+def test_results_do_not_depend_on_chunks_but_by_rounding(
+    dtype: torch.dtype, reduction: str
+) -> None:
+    input, weight, target = problem(dtype=dtype)
+
+    def results(size: int | None) -> list[Tensor]:
+        loss = torchsoftmax.linear_cross_entropy(
+            input, weight, target, reduction=reduction, chunk_size=size
+        )
+        upstream = torch.linspace(0.5, 1.5, loss.numel()).bfloat16().to(dtype).view_as(loss)
+        return [loss.detach(), *torch.autograd.grad(loss, (input, weight), upstream)]
+
+    whole = results(1000)
+    for size in (None, 1, 7, 16, 46, 47):
+        for mine, expected in zip(results(size), whole, strict=True):
+            # One rounding of either, and of its largest value.
+            eps = torch.finfo(dtype).eps
+            torch.testing.assert_close(
+                mine, expected, rtol=4 * eps, atol=4 * eps * expected.abs().max().item()
+            )
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_results_do_not_depend_on_threads(dtype: torch.dtype) -> None:
+    input, weight, target = problem(300, 517, 96, dtype)
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            loss = torchsoftmax.linear_cross_entropy(input, weight, target, chunk_size=100)
+            results.append((loss.detach(), *torch.autograd.grad(loss, (input, weight))))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert torch.equal(other[0], results[0][0])
+        if dtype != torch.bfloat16:  # whose logits are PyTorch's product
+            assert all(map(torch.equal, other, results[0]))
+
+
+# Which gradients are computed, and what they cost.
+
+
+def products(call: Callable[[], object]) -> int:
+    """Multiplications in all products of matrices that the call makes."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        call()
+    shapes = [e.input_shapes for e in profiler.events() if e.name == "torchsoftmax::gemm_"]
+    return sum(out[0] * out[1] * left[1] for out, left, *_ in shapes)
+
+
+@pytest.mark.parametrize("of_input", [False, True])
+@pytest.mark.parametrize("of_weight", [False, True])
+@pytest.mark.parametrize("of_bias", [None, False, True])
+def test_only_what_needs_a_gradient_gets_one(
+    of_input: bool, of_weight: bool, of_bias: bool | None
+) -> None:
+    input, weight, target = problem()
+    bias = None if of_bias is None else logits(90, dtype=torch.float64, seed=3)
+    wanted = {"input": of_input, "linear_weight": of_weight, "linear_bias": bool(of_bias)}
+    given = {"input": input.detach(), "linear_weight": weight.detach(), "linear_bias": bias}
+    leaves = {
+        name: value.clone().requires_grad_(wanted[name])
+        for name, value in given.items()
+        if value is not None
+    }
+    loss = torchsoftmax.linear_cross_entropy(**leaves, target=target, chunk_size=16)
+    assert loss.requires_grad == any(wanted.values())
+    if not loss.requires_grad:
+        return
+    loss.backward()
+    copies = {name: leaf.detach().clone().requires_grad_() for name, leaf in leaves.items()}
+    reference.linear_cross_entropy(**copies, target=target).backward()
+    for name, leaf in leaves.items():
+        if wanted[name]:
+            torch.testing.assert_close(leaf.grad, copies[name].grad, rtol=1e-12, atol=1e-14)
+        else:
+            assert leaf.grad is None
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_products_are_the_least_there_are(reduction: str) -> None:
+    """One without gradients; three with both; none for ignored rows or a frozen input."""
+    input, weight, target = problem()
+    taking_part = (target != -100).sum().item()
+    assert taking_part < len(target)
+    one = taking_part * 90 * 40
+    again = one if reduction == "none" else 0  # where backward computes the logits
+
+    def run(of_input: bool, of_weight: bool) -> int:
+        leaves = input.detach().requires_grad_(of_input), weight.detach().requires_grad_(of_weight)
+
+        def call() -> None:
+            loss = torchsoftmax.linear_cross_entropy(*leaves, target, reduction=reduction)
+            if loss.requires_grad:
+                loss.sum().backward()
+
+        return products(call)
+
+    assert run(False, False) == one
+    assert run(True, True) == 3 * one + again
+    assert run(True, False) == run(False, True) == 2 * one + again
+
+
+def test_no_rows_that_take_part_ask_for_no_product() -> None:
+    input, weight, target = problem()
+
+    def call() -> None:
+        torchsoftmax.linear_cross_entropy(input, weight, target.fill_(-100)).backward()
+
+    assert products(call) == 0
+    assert input.grad.isnan().logical_or(input.grad == 0).all()
+
+
+@pytest.mark.kernels
+@every_dtype
+def test_ignored_rows_may_hold_nan(dtype: torch.dtype) -> None:
+    input, weight, target = problem(dtype=dtype)
+    spoilt = input.detach().clone()
+    spoilt[target == -100] = torch.nan
+    for classes in ((90,), (45, 2)):
+        shaped = weight.view(*classes, 40)
+        targets = target % 45 if len(classes) == 1 else (target % 45)[:, None].expand(70, 2)
+        ignored = (target == -100).view(70, *(1 for _ in classes[1:]))
+        targets = targets.masked_fill(ignored, -100)
+
+        def loss(x: Tensor, w: Tensor, targets: Tensor = targets) -> Tensor:
+            return torchsoftmax.linear_cross_entropy(x, w, targets, chunk_size=16)
+
+        clean = gradients(loss, input, shaped)
+        mine = gradients(loss, spoilt.requires_grad_(), shaped)
+        assert all(map(torch.equal, mine, clean))
+        assert not mine[0][target == -100].any()
+
+
+def test_nothing_is_read_with_a_target_out_of_range() -> None:
+    input, weight, target = problem()
+    target[11] = 90
+    for reduction in ("none", "mean", "sum"):
+        for leaf in (input, input.detach()):
+            with pytest.raises(
+                IndexError, match=r"linear_cross_entropy: Target 90 is out of bounds"
+            ):
+                torchsoftmax.linear_cross_entropy(
+                    leaf, weight, target, weight=torch.ones(90).double(), reduction=reduction
+                )
+
+
+# Backward, as often and in whatever company it comes.
+
+
+def test_backward_twice_and_an_upstream_gradient() -> None:
+    input, weight, target = problem()
+    loss = torchsoftmax.linear_cross_entropy(input, weight, target)
+    first = torch.autograd.grad(loss, (input, weight), torch.tensor(3.0).double(), True)
+    second = torch.autograd.grad(loss, (input, weight), torch.tensor(3.0).double())
+    expected = gradients(
+        lambda x, w: reference.linear_cross_entropy(x, w, target), input, weight, upstream=3.0
+    )
+    for one, other, true in zip(first, second, expected, strict=True):
+        torch.testing.assert_close(one, true, rtol=1e-12, atol=1e-14)
+        assert torch.equal(one, other)
+        assert one.data_ptr() != other.data_ptr()
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_accumulation_over_micro_batches() -> None:
+    input, weight, target = problem()
+    total = (target != -100).sum().item()
+    for part in range(0, 70, 20):
+        rows = slice(part, part + 20)
+        torchsoftmax.linear_cross_entropy(
+            input[rows], weight, target[rows], normalizer=float(total)
+        ).backward()
+    expected = gradients(lambda x, w: reference.linear_cross_entropy(x, w, target), input, weight)
+    for leaf, true in zip((input, weight), expected, strict=True):
+        torch.testing.assert_close(leaf.grad, true, rtol=1e-12, atol=1e-14)
+
+
+def test_weight_tied_to_the_embedding() -> None:
+    tokens = torch.randint(90, (70,))
+    *_, target = problem()
+
+    def train(loss: Callable[..., Tensor]) -> Tensor:
+        torch.manual_seed(0)
+        embedding = nn.Embedding(90, 40, dtype=torch.float64)
+        loss(embedding(tokens).tanh(), embedding.weight, target).backward()
+        return embedding.weight.grad
+
+    torch.testing.assert_close(
+        train(torchsoftmax.linear_cross_entropy),
+        train(reference.linear_cross_entropy),
+        rtol=1e-12,
+        atol=1e-14,
+    )
+
+
+def test_a_hook_that_keeps_what_is_saved_keeps_it() -> None:
+    input, weight, target = problem()
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        loss = torchsoftmax.linear_cross_entropy(input, weight, target)
+    copies = [x.clone() for x in kept]
+    (3 * loss).backward()
+    for x, before in zip(kept, copies, strict=True):
+        assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_large_loss_scale_is_native_s(dtype: torch.dtype) -> None:
+    """Gradients that would underflow before the scale is applied, in float16."""
+    input, weight, target = problem(512, 2000, 64, dtype)
+    scale = 2.0**12
+    mine = gradients(
+        lambda x, w: torchsoftmax.linear_cross_entropy(x, w, target) * scale, input, weight
+    )
+    wide = [x.detach().double().requires_grad_() for x in (input, weight)]
+    true = gradients(lambda x, w: reference.linear_cross_entropy(x, w, target) * scale, *wide)
+    for got, expected in zip(mine, true, strict=True):
+        assert_near(got, expected, dtype, "scaled")
+
+
+# Accuracy and memory.
+
+
+def forward_operator(
+    input: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    accumulator_bytes: int,
+    *,
+    bias: Tensor | None = None,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    reduction: int = 1,
+    chunk_size: int | None = None,
+    temperature: float = 1.0,
+    softcap: float = 0.0,
+    z_loss: float = 0.0,
+) -> list[Tensor]:
+    """The loss and the gradients; with a budget of 0 that of the weight comes by vocabulary."""
+    wanted = [True, True, bias is not None]
+    options = (reduction, -100, 0.0, temperature, softcap, z_loss)
+    arguments = (input, target, class_weight, sample_weight, weight, bias, None, None)
+    loss, _, *results = torch.ops.torchsoftmax.linear_cross_entropy_forward(
+        *(a.detach() if isinstance(a, Tensor) else a for a in arguments),
+        chunk_size,
+        wanted,
+        accumulator_bytes,
+        *options,
+    )
+    return [loss, *(result for result, is_wanted in zip(results, wanted, strict=True) if is_wanted)]
+
+
+every_budget = pytest.mark.parametrize(
+    "budget", [0, 2**31], ids=["by vocabulary", "float32 accumulator"]
+)
+low_precision = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+
+
+@pytest.mark.kernels
+@low_precision
+@every_budget
+def test_weight_gradient_is_summed_in_float32(dtype: torch.dtype, budget: int) -> None:
+    """As one product of the same matrices in full precision that is rounded once.
+
+    Logits of 0 have the gradient 1/64, less 1 at the target: exact in both dtypes. A sum in `dtype`
+    over chunks of one row would lose every term after the first, which is 256 times as large.
+    """
+    rows, classes, features = 512, 64, 32
+    input = torch.ones(rows, features, dtype=dtype)
+    input[0] = 256
+    weight = torch.zeros(classes, features, dtype=dtype)
+    target = torch.zeros(rows, dtype=torch.int64)
+    mine = forward_operator(input, weight, target, budget, reduction=2, chunk_size=1)[2]
+    exact = torch.full((classes, features), (256 + rows - 1) / classes, dtype=torch.float64)
+    exact[0] -= 256 + rows - 1
+    assert torch.equal(mine, exact.to(dtype))
+
+
+@pytest.mark.kernels
+@low_precision
+@every_budget
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reduction": 2, "softcap": 5.0, "temperature": 0.7},
+        {"z_loss": 0.01, "sample_weight": torch.linspace(0, 2, 70)},
+        {"class_weight": class_weights(90, torch.float64)},
+        {"bias": logits(90, dtype=torch.float64, seed=3) / 4},
+    ],
+    ids=["plain", "softcap", "row weights", "class weights", "bias"],
+)
+def test_both_ways_to_the_weight_gradient_are_those_of_float64(
+    dtype: torch.dtype, budget: int, options: dict[str, object]
+) -> None:
+    input, weight, target = problem(dtype=dtype)
+    given = {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in options.items()}
+    wide = {k: v.double() if isinstance(v, Tensor) else v for k, v in given.items()}
+    mine = forward_operator(input, weight, target, budget, **given)
+    exact = forward_operator(input.double(), weight.double(), target, budget, **wide)
+    for got, true in zip(mine, exact, strict=True):
+        assert_near(got, true, dtype, "result", inner=true.abs().max().item())
+
+
+@pytest.mark.kernels
+def test_products_in_tiles_are_those_of_float64() -> None:
+    """Every layout, dtype and edge of a tile, summed in float32 whatever the operands are."""
+    for m, n, k in ((1, 16, 17), (16, 16, 16), (70, 65, 33), (300, 67, 800), (65, 1030, 257)):
+        for dtype in DTYPES:
+            for wide in (False, True):
+                out_dtype = dtype if not wide else torch.promote_types(dtype, torch.float32)
+                a = torch.randn(m, k).to(dtype)
+                b = torch.randn(k, n).to(dtype)
+                before = torch.randn(m, n).to(out_dtype)
+                true = a.double() @ b.double()
+                for left in (a, a.t().contiguous().t(), torch.stack([a, a], 2)[..., 0]):
+                    for right in (b, b.t().contiguous().t()):
+                        for accumulate in (False, True):
+                            out = before.clone()
+                            torch.ops.torchsoftmax.gemm_(out, left, right, accumulate)
+                            exact = true + before.double() if accumulate else true
+                            eps = torch.finfo(out_dtype).eps
+                            # sqrt(k) roundings to float32, as they are random, of sums of up to
+                            # 4 sqrt(k), and those of the result to its dtype.
+                            bound = 4 * eps * exact.abs().max() + 4 * k * 2**-24
+                            assert (out.double() - exact).abs().max() <= bound, (m, n, k, dtype)
+
+
+def test_memory_is_that_of_a_chunk() -> None:
+    """Beyond inputs and gradients: 64 MB, where the logits alone are 206 MB."""
+    rows, classes, features = 1024, 50257, 32
+    input, weight, target = problem(rows, classes, features, torch.float32)
+
+    def step() -> None:
+        with record_function("step"):
+            torchsoftmax.linear_cross_entropy(input, weight, target).backward()
+
+    peak, _ = peak_bytes(step, "step")
+    of_gradients = input.nbytes + weight.nbytes
+    assert of_gradients < peak < of_gradients + 64e6
+
+
+# The module.
+
+
+def test_state_dict_of_native_loads_and_the_other_way_round() -> None:
+    for out_features in ((), (3, 2)):
+        kwargs = {"out_features": out_features, "bias": True, "weight": torch.rand(4)}
+        ours = torchsoftmax.LinearCrossEntropyLoss(5, 4, **kwargs)
+        native = nn.LinearCrossEntropyLoss(5, 4, **kwargs)
+        input, target = torch.randn(8, 5), torch.randint(4, (8, *out_features))
+        for to, from_ in ((ours, native), (native, ours)):
+            other = copy.deepcopy(to)
+            other.load_state_dict(from_.state_dict())
+            torch.testing.assert_close(other(input, target), from_(input, target))
+
+
+def test_what_stands_for_native_before_2_13_has_its_state() -> None:
+    kwargs = {
+        "out_features": (3,),
+        "bias": True,
+        "device": None,
+        "dtype": torch.float64,
+        "reduction": "sum",
+        "weight": torch.rand(4),
+        "ignore_index": 2,
+        "label_smoothing": 0.1,
+        "options": None,
+    }
+    native, ours = nn.LinearCrossEntropyLoss(5, 4, **kwargs), _LinearLayerAndLoss(5, 4, **kwargs)
+    shapes = [{k: (v.shape, v.dtype) for k, v in m.state_dict().items()} for m in (native, ours)]
+    assert shapes[0] == shapes[1]
+    public = [{k: v for k, v in vars(m).items() if not k.startswith("_")} for m in (native, ours)]
+    assert public[0] == public[1]
+
+
+def test_the_module_hands_everything_on() -> None:
+    extensions = extended(8)
+    rows = extensions.pop("sample_weight")
+    weight = class_weights(4, torch.float64)
+    module = torchsoftmax.LinearCrossEntropyLoss(
+        5, 4, bias=True, dtype=torch.float64, weight=weight, ignore_index=1, chunk_size=3,
+        **extensions,
+    )  # fmt: skip
+    input, target = torch.randn(8, 5, dtype=torch.float64), torch.randint(4, (8,))
+    expected = reference.linear_cross_entropy(
+        input,
+        module.linear.weight,
+        target,
+        linear_bias=module.linear.bias,
+        weight=weight,
+        ignore_index=1,
+        sample_weight=rows,
+        normalizer=3.0,
+        **extensions,
+    )
+    mine = module(input, target, sample_weight=rows, normalizer=3.0)
+    torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-14)
