@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <memory>
 #include <tuple>
+#include <utility>
 
 #include "row_tensor.h"
 #include "walk.h"
@@ -148,8 +149,9 @@ void across_group(const RowPolicy& policy, RowRange rows, Lanes lanes, bool stre
       keep = {out_rows.tensor, out.class_stride};
     }
   }
-  int64_t operand = 0;
-  const std::tuple views{view(in, memory + out.classes * kStep * operand++)...};
+  acc_t* next = memory;
+  const auto column = [&] { return std::exchange(next, next + out.classes * kStep); };
+  const std::tuple views{view(in, column())...};
   std::apply([&](const auto&... each) { policy(walk, rows, keep, out_rows, each...); }, views);
   if (out.data != nullptr && !direct) {
     unpack(memory, out, rows.first, rows.count, kStep,
