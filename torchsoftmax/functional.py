@@ -327,9 +327,9 @@ def linear_cross_entropy(
     No input is written to. An ignored row's input may hold nan. The gradient of ``linear_weight``
     is summed in float32 (float64 for float64) and rounded once: for bfloat16 and float16 in a
     float32 tensor of its size, or, where that would take more than 256 MiB, by tiles of the
-    classes, for which the logits are computed once more. Gradients of class probabilities, ``weight``,
-    ``sample_weight`` and ``normalizer``, second derivatives, forward-mode AD and ``torch.func``
-    come from the definition, which has all logits in memory.
+    classes, for which the logits are computed once more. Gradients of class probabilities,
+    ``weight``, ``sample_weight`` and ``normalizer``, second derivatives, forward-mode AD and
+    ``torch.func`` come from the definition, which has all logits in memory.
 
     Same function as :func:`torch.nn.functional.linear_cross_entropy` where no extension is used.
 
