@@ -242,8 +242,8 @@ inline void cross_entropy(const CrossEntropyArgs& args, const OptionalTensor& no
                 ": expected no ignore_index with class probabilities, got ", args.ignore_index);
     return;
   }
-  index_dtype(args.function, "target", target);
   index_target_shape(args);
+  index_dtype(args.function, "target", target);
 }
 
 inline void gradient_in_forward(const CrossEntropyArgs& args) {

@@ -406,7 +406,7 @@ def test_make_fx(op: Operator, mode: str) -> None:
     others = tuple(a for a in sample.args if not isinstance(a, Tensor))
     tensors = (*sample.leaves(), *(a for a in sample.args if isinstance(a, Tensor)))
     graph = make_fx(gradient(op.ours), tracing_mode=mode, _allow_non_fake_inputs=True)(*tensors)
-    assert "torchsoftmax" in str(graph.graph)
+    assert "torchsoftmax" in str(graph.graph) or not op.one_way
     assert_same(graph(*tensors), gradient(op.native)(*tensors))
 
 
