@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 
 import torchsoftmax
-from benchmarks import readme
 from torchsoftmax import _C, __main__, _load
 
 pytestmark = pytest.mark.once
@@ -155,9 +154,3 @@ def test_signatures_extend_natives() -> None:
             assert argument in ours, f"{name}: {argument}"
             if argument != "dim":  # required here: native warns where it is left out
                 assert ours[argument].default == native[argument].default
-
-
-def test_readme_has_the_committed_results() -> None:
-    text = readme.README.read_text()
-    assert len(readme.SECTION.findall(text)) == 4
-    assert readme.refreshed(text) == text

@@ -58,25 +58,27 @@ inline int64_t rows_per_task(int64_t elements_of_row) {
   return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements_of_row));
 }
 
-// Outputs of this size or more are written past the caches, which could not hold them: a store
-// into the cache would first read from memory what it is going to overwrite.
+// Across rows, outputs of this size or more are written past the caches, which could not hold them:
+// a store into the cache would first read from memory what it is going to overwrite. Not along
+// rows: there it loses, see docs/performance.md.
 inline constexpr int64_t kStreamFrom = int64_t{32} << 20;
 
-/// Whether whole vectors of an output may be streamed: it is large, and each of its rows (or,
-/// across rows, of the classes) starts at a cache line. Not where it shares memory with an input,
-/// which is in the cache already.
+/// Whether whole vectors of an output across rows may be streamed: it is large, and the rows of
+/// each class start at a cache line. Not where it shares memory with an input, which is in the
+/// cache already.
 template <typename Out, typename... In>
 bool streams(const RowTensor<Out>& out, const RowTensor<const In>&... in) {
   constexpr int64_t kLine = 64;
-  const auto bytes = [](int64_t elements) { return elements * static_cast<int64_t>(sizeof(Out)); };
-  bool aligned = out.data != nullptr && bytes(out.rows * out.classes) >= kStreamFrom &&
+  const auto whole_lines = [](int64_t elements) {
+    return elements * static_cast<int64_t>(sizeof(Out)) % kLine == 0;
+  };
+  bool aligned = out.data != nullptr &&
+                 out.rows * out.classes * static_cast<int64_t>(sizeof(Out)) >= kStreamFrom &&
                  reinterpret_cast<uintptr_t>(out.data) % kLine == 0 &&
+                 whole_lines(out.class_stride) &&
                  ((static_cast<const void*>(out.data) != in.data) && ...);
-  aligned = aligned && (out.class_stride == 1 ? bytes(out.classes) % kLine == 0
-                                              : bytes(out.class_stride) % kLine == 0);
   for (const auto& dim : out.dims) {
-    aligned = aligned &&
-              (dim.stride == 1 ? bytes(dim.size) % kLine == 0 : bytes(dim.stride) % kLine == 0);
+    aligned = aligned && whole_lines(dim.stride == 1 ? dim.size : dim.stride);
   }
   return aligned;
 }
@@ -88,20 +90,16 @@ void along_rows(const RowPolicy& policy, const RowTensor<Out>& out,
                 const RowTensor<const In>&... in) {
   const Walk<acc_t, LaneOrder::kAlongRow> walk(out.classes);
   constexpr int64_t kStep = kLanes<acc_t>;
-  const bool streamed = streams(out, in...);
-  const bool keeps_in_output = std::is_same_v<Out, acc_t> && !streamed;
+  constexpr bool kKeepsInOutput = std::is_same_v<Out, acc_t>;
   at::parallel_for(0, out.rows, rows_per_task(out.classes), [&](int64_t begin, int64_t end) {
-    const Scratch<acc_t> scratch(keeps_in_output || !RowPolicy::kKeeps ? 1 : out.classes + kStep);
+    const Scratch<acc_t> scratch(kKeepsInOutput || !RowPolicy::kKeeps ? 1 : out.classes + kStep);
     for (int64_t row = begin; row < end; ++row) {
-      const OutputView<Out, acc_t> out_row{{out.row(row), kStep}, streamed};
+      const View<Out, acc_t> out_row{out.row(row), kStep};
       View<acc_t, acc_t> keep{scratch.data(), kStep};
-      if constexpr (std::is_same_v<Out, acc_t>) {
-        keep.data = keeps_in_output ? out_row.data : keep.data;
+      if constexpr (kKeepsInOutput) {
+        keep.data = out_row.data;
       }
       policy(walk, RowRange{row, 1}, keep, out_row, View<const In, acc_t>{in.row(row), kStep}...);
-    }
-    if (streamed) {
-      finish_streams();
     }
   });
 }
@@ -299,7 +297,7 @@ void for_each_row(const RowPolicy& policy, const RowTensor<Out>& out,
     return;
   }
   if constexpr (RowPolicy::kStaged && sizeof...(In) == 1) {
-    if (out.classes <= kPipelinedClasses && out.classes > 0 && !streams(out, in...)) {
+    if (out.classes <= kPipelinedClasses && out.classes > 0) {
       pipelined_rows<acc_t>(policy, out, in...);
       return;
     }

@@ -43,24 +43,6 @@ struct View {
   }
 };
 
-/// An output along a row, written past the caches where `streamed`: see rows.h.
-template <typename scalar_t, typename acc_t>
-struct OutputView : View<scalar_t, acc_t> {
-  bool streamed;
-
-  template <typename Lanes>
-  void store(int64_t i, const Vec<acc_t>& value, Lanes lanes) const {
-    scalar_t* target = this->data + i * this->step;
-    if constexpr (std::is_same_v<Lanes, AllLanes<acc_t>>) {
-      if (streamed) {
-        stream<acc_t>(target, value);
-        return;
-      }
-    }
-    cpu::store<acc_t>(target, value, lanes);
-  }
-};
-
 /// What a policy computes with across rows: kCount vectors of neighbouring rows.
 template <typename acc_t, int kCount>
 using Across = std::conditional_t<kCount == 1, Vec<acc_t>, Pack<acc_t, kCount>>;
