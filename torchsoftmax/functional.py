@@ -335,7 +335,8 @@ def linear_cross_entropy(
 
     Example:
         >>> hidden, weight = torch.eye(2), torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
-        >>> torchsoftmax.linear_cross_entropy(hidden, weight, torch.tensor([0, 2]), reduction="none")
+        >>> target = torch.tensor([0, 2])
+        >>> torchsoftmax.linear_cross_entropy(hidden, weight, target, reduction="none")
         tensor([0.2395, 1.0986])
     """
     return _linear_cross_entropy(
