@@ -421,3 +421,16 @@ def test_module_of_kl_divergence() -> None:
     assert torch.equal(
         torchsoftmax.KLDivWithLogitsLoss()(*pair), torchsoftmax.kl_div_with_logits(*pair)
     )
+
+
+@every_dtype
+def test_no_positions_beside_the_classes(dtype: torch.dtype) -> None:
+    """A map without positions has no rows, and runs of rows of length 0."""
+    x = torch.zeros(2, 5, 0, dtype=dtype, requires_grad=True)
+    for function in (torchsoftmax.softmax, torchsoftmax.log_softmax):
+        assert function(x, 1).shape == x.shape
+        assert torch.autograd.grad(function(x, 1).sum(), x)[0].shape == x.shape
+    target = torch.zeros(2, 0, dtype=torch.int64)
+    loss = cross_entropy(x, target, reduction="sum", label_smoothing=0.1)
+    assert loss == 0 and torch.autograd.grad(loss, x)[0].shape == x.shape
+    assert cross_entropy(x, target).isnan()

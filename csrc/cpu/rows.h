@@ -157,12 +157,19 @@ void across_group(const RowPolicy& policy, RowRange rows, Lanes lanes, bool stre
   }
 }
 
+// Everything inlined, but for sanitizers, whose checks would then take minutes to compile.
+#if defined(__SANITIZE_ADDRESS__)
+#define TORCHSOFTMAX_FLATTEN
+#else
+#define TORCHSOFTMAX_FLATTEN [[gnu::flatten]]
+#endif
+
 /// across_group for whole groups of several vectors, which stay in registers only where everything
 /// is inlined.
 template <typename acc_t, int kCount, typename RowPolicy, typename Out, typename... In>
-[[gnu::flatten]] void across_wide_group(const RowPolicy& policy, RowRange rows, bool streamed,
-                                        acc_t* memory, const RowTensor<Out>& out,
-                                        const RowTensor<const In>&... in) {
+TORCHSOFTMAX_FLATTEN void across_wide_group(const RowPolicy& policy, RowRange rows, bool streamed,
+                                            acc_t* memory, const RowTensor<Out>& out,
+                                            const RowTensor<const In>&... in) {
   across_group<acc_t, kCount>(policy, rows, AllLanes<acc_t>{}, streamed, memory, out, in...);
 }
 
@@ -291,6 +298,9 @@ inline constexpr int64_t kShortRow = 2;
 template <typename acc_t, typename RowPolicy, typename Out, typename... In>
 void for_each_row(const RowPolicy& policy, const RowTensor<Out>& out,
                   const RowTensor<const In>&... in) {
+  if (out.rows == 0) {
+    return;
+  }
   const bool short_rows = out.classes <= kShortRow * kLanes<acc_t> && out.rows >= kLanes<acc_t> / 2;
   if (short_rows || out.class_stride != 1 || ((in.class_stride != 1) || ...)) {
     across_rows<acc_t>(policy, out, in...);
