@@ -14,7 +14,7 @@
 namespace torchsoftmax::cpu {
 
 inline constexpr float kLog2E = 1.44269504088896341f;
-inline constexpr float kLn2High = 0.693145751953125f;  // 15 bits: n * kLn2High is exact
+inline constexpr float kLn2High = 0.693145751953125f;  // 15 bits: x - n kLn2High is exact
 inline constexpr float kLn2Low = 1.42860682030941723e-6f;
 
 #if defined(CPU_CAPABILITY_AVX512)

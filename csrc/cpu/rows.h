@@ -1,5 +1,6 @@
 #pragma once
-// The one loop of this project: reduce a row to a few statistics, then map it.
+// The loops over rows, of which each reduces a row to a few statistics and then maps it: along
+// rows, the same for three rows at once, and across rows.
 //
 // A *row* is the elements of a tensor along the class dimension. Lanes of a SIMD vector either hold
 // consecutive classes of one row (LaneOrder::kAlongRow: class stride 1) or the same class of
