@@ -4,6 +4,8 @@ sets inside one library risks illegal instructions."""
 
 import os
 import platform
+import shutil
+import subprocess
 from glob import glob
 
 from setuptools import setup
@@ -33,6 +35,29 @@ def extension(name: str, folders: list[str], flags: list[str]) -> CppExtension:
     )
 
 
+class BuildEach(BuildExtension):
+    """Each module's objects in a folder of its own, so that what did not change stays, and behind a
+    header compiled beforehand, where the compiler takes one."""
+
+    def build_extension(self, ext: CppExtension) -> None:
+        folder = self.build_temp
+        self.build_temp = os.path.join(folder, ext.name)
+        if self.compiler.compiler_type == "unix":
+            self.precompile(ext, os.path.abspath(os.path.join(self.build_temp, "precompiled.h")))
+        super().build_extension(ext)
+        self.build_temp = folder
+
+    def precompile(self, ext: CppExtension, header: str) -> None:
+        os.makedirs(self.build_temp, exist_ok=True)
+        shutil.copyfile("csrc/precompiled.h", header)
+        # A compiler ignores what was made with other options, such as another language standard.
+        folders = [f"-I{folder}" for folder in ext.include_dirs + self.compiler.include_dirs]
+        options = [*folders, *ext.extra_compile_args, "-std=c++20", "-x", "c++-header"]
+        compiler = [self.compiler.compiler_cxx[0], *self.compiler.compiler_so[1:]]
+        if subprocess.run([*compiler, *options, header, "-o", f"{header}.gch"]).returncode == 0:
+            ext.extra_compile_args += ["-include", header]
+
+
 modules = [extension("_C", ["csrc", "csrc/autograd", "csrc/composite"], [])]
 if os.environ.get("TORCHSOFTMAX_SANITIZE") == "1":  # `make sanitize`: the kernels alone
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover"]
@@ -43,4 +68,4 @@ modules += [
     extension(f"_cpu_{name}", ["csrc/cpu"], flags) for name, flags in INSTRUCTION_SETS.items()
 ]
 
-setup(ext_modules=modules, cmdclass={"build_ext": BuildExtension})
+setup(ext_modules=modules, cmdclass={"build_ext": BuildEach})

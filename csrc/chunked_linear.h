@@ -74,12 +74,25 @@ class ChunkedLinear {
 
   const Rows& rows() const { return rows_; }
 
+  /// As many as are asked for, or as the logits may take, in chunks of equal size.
+  static int64_t rows_of_chunk(const LinearLayer& layer, int64_t rows,
+                               std::optional<int64_t> chunk_size) {
+    if (chunk_size.has_value()) {
+      return *chunk_size;
+    }
+    const int64_t row_bytes =
+        std::max<int64_t>(1, layer.weight.size(0)) * layer.input.element_size();
+    const int64_t most = std::max(kFewestRows, kLogitsBytes / row_bytes);
+    const int64_t chunks = std::max<int64_t>(1, (rows + most - 1) / most);
+    return (rows + chunks - 1) / chunks;
+  }
+
   /// Calls `gradient_of(begin, logits)` for every chunk of the rows that take part, the first of
   /// which is number `begin`. It returns the gradient of the logits, which may have been written
   /// over them, or nothing where none is wanted.
   template <typename GradientOf>
   void run(std::optional<int64_t> chunk_size, GradientOf&& gradient_of) {
-    const int64_t chunk = rows_of_chunk(chunk_size);
+    const int64_t chunk = rows_of_chunk(layer_, rows_.count(), chunk_size);
     const Tensor buffer =
         fresh({std::min(chunk, rows_.count()), layer_.weight.size(0)}, layer_.input.options());
     for (int64_t begin = 0; begin < rows_.count(); begin += chunk) {
@@ -118,18 +131,6 @@ class ChunkedLinear {
   // gradient once more, so chunks should be large; below 64 MB in all there is little to gain.
   static constexpr int64_t kLogitsBytes = 52'000'000;
   static constexpr int64_t kFewestRows = 16;
-
-  /// As many as are asked for, or as the logits may take, in chunks of equal size.
-  int64_t rows_of_chunk(std::optional<int64_t> chunk_size) const {
-    if (chunk_size.has_value()) {
-      return *chunk_size;
-    }
-    const int64_t row_bytes =
-        std::max<int64_t>(1, layer_.weight.size(0)) * layer_.input.element_size();
-    const int64_t most = std::max(kFewestRows, kLogitsBytes / row_bytes);
-    const int64_t chunks = std::max<int64_t>(1, (rows_.count() + most - 1) / most);
-    return (rows_.count() + chunks - 1) / chunks;
-  }
 
   /// Adds what the gradient of a chunk's logits makes of the gradients.
   void add(int64_t begin, const Tensor& gradient, const Tensor& input) {

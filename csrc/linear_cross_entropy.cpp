@@ -1,10 +1,11 @@
-// linear_cross_entropy by chunks of rows, which become losses and gradients while they are in
-// memory.
+// linear_cross_entropy by chunks of rows, or by tiles of the vocabulary, which become losses and
+// gradients while they are in memory.
 
 #include <torch/library.h>
 
 #include "chunked_linear.h"
 #include "composite/composite.h"
+#include "vocabulary_tiles.h"
 
 namespace torchsoftmax {
 namespace {
@@ -36,35 +37,23 @@ Rows rows_taking_part(const LinearCrossEntropyArgs& args) {
 
 /// The loop over chunks, and what it makes of the rows that take part.
 struct Losses {
-  Tensor losses;      // of all rows, in the accumulation type
-  Tensor statistics;  // of those that take part, where asked for
+  Tensor losses;  // of all rows, in the accumulation type
 
   /// row_gradient: of each row's loss; undefined where no gradient is wanted.
   Losses(const LinearCrossEntropyArgs& args, ChunkedLinear& chunks, const Tensor& row_gradient,
-         std::optional<int64_t> chunk_size, bool with_statistics) {
+         std::optional<int64_t> chunk_size) {
     const Rows& rows = chunks.rows();
     const auto acc = at::toOpMathType(args.rows.input.scalar_type());
     const auto accumulated = args.rows.input.options().dtype(acc);
     losses = at::zeros(row_shape(args.rows), accumulated);
-    if (with_statistics) {
-      statistics = at::empty({2, rows.count()}, accumulated);
-    }
     chunks.run(chunk_size, [&](int64_t begin, const Tensor& logits) {
       const CrossEntropyArgs chunk = args_of_chunk(args.rows, rows, begin, logits);
       const bool differentiates = row_gradient.defined();
-      Tensor loss, kept;
-      if (differentiates) {
-        std::tie(loss, kept) =
-            ops::cross_entropy_with_gradient_(chunk, rows.of(row_gradient, begin, logits.size(0)));
-      } else {
-        const auto forward = ops::cross_entropy_forward(chunk, std::nullopt, acc, false);
-        loss = forward.loss;
-        kept = forward.statistics;
-      }
+      const Tensor loss = differentiates
+                              ? std::get<0>(ops::cross_entropy_with_gradient_(
+                                    chunk, rows.of(row_gradient, begin, logits.size(0))))
+                              : ops::cross_entropy_forward(chunk, std::nullopt, acc, false).loss;
       rows.put(loss, losses, begin);
-      if (with_statistics) {
-        statistics.narrow(1, begin, logits.size(0)).copy_(kept);
-      }
       return differentiates ? logits : Tensor();
     });
   }
@@ -85,61 +74,6 @@ struct Losses {
     return chunk;
   }
 };
-
-/// Whether the gradient of the weight is computed by tiles of the vocabulary: where a float32 copy
-/// of it, which the sum over chunks needs, would take more than the budget. What makes the gradient
-/// of a class depend on other classes than the target keeps the copy.
-bool by_vocabulary(const LinearCrossEntropyArgs& args, int64_t accumulator_bytes) {
-  const CrossEntropyArgs& rows = args.rows;
-  const int64_t bytes = args.layer.weight.numel() * static_cast<int64_t>(sizeof(float));
-  return args.layer.input.element_size() == 2 && bytes > accumulator_bytes &&
-         !args.probabilities() && rows.input.dim() == 2 && rows.label_smoothing == 0 &&
-         (rows.z_loss == 0 || !rows.weight.defined());
-}
-
-/// The gradient of the weight, a tile of the classes at a time: each is one product over all rows,
-/// which is summed in float32 and rounded once, of logits that are computed again.
-///
-/// cross_entropy's own backward computes a tile's gradient from the statistics of whole rows. A
-/// target outside of the tile is represented by one more class, which is left out of the product.
-Tensor weight_gradient_by_vocabulary(const LinearCrossEntropyArgs& args, const Rows& rows,
-                                     const Tensor& row_gradient, const Tensor& statistics) {
-  constexpr int64_t kTileBytes = 52'000'000;
-  const Tensor input = rows.of(args.layer.input, 0, rows.count());
-  const Tensor target = rows.of(args.rows.target, 0, rows.count()).to(at::kLong);
-  Tensor upstream = rows.of(row_gradient, 0, rows.count());
-  CrossEntropyArgs tile = args.rows;
-  tile.reduction = checks::kNone;
-  tile.ignore_index = -1;
-  if (tile.sample_weight.defined()) {
-    tile.sample_weight = rows.of(tile.sample_weight, 0, rows.count());
-  }
-  if (tile.weight.defined()) {
-    upstream = upstream * tile.weight.to(upstream.scalar_type()).index({target});
-    tile.weight = Tensor();
-  }
-  const Tensor normalizer = at::ones({}, upstream.options());
-  const int64_t classes = args.layer.weight.size(0);
-  const int64_t row_bytes = std::max<int64_t>(1, rows.count()) * input.element_size();
-  const int64_t most = std::max<int64_t>(64, kTileBytes / row_bytes / 32 * 32) - 1;
-  Tensor result = fresh(args.layer.weight.sizes(), args.layer.weight.options());
-  const Tensor buffer = fresh({rows.count(), std::min(most, classes) + 1}, input.options());
-  for (int64_t begin = 0; begin < classes; begin += most) {
-    const int64_t count = std::min(most, classes - begin);
-    tile.input = buffer.narrow(1, 0, count + 1);
-    Tensor logits = buffer.narrow(1, 0, count);
-    ops::gemm_(logits, input, args.layer.weight.narrow(0, begin, count).t(), /*accumulate=*/false);
-    if (args.layer.bias.defined()) {
-      logits += args.layer.bias.narrow(0, begin, count);
-    }
-    tile.input.select(1, count).zero_();
-    const Tensor inside = target.ge(begin).logical_and(target.lt(begin + count));
-    tile.target = at::where(inside, target - begin, count);
-    ops::cross_entropy_backward_(tile, upstream, statistics, normalizer);
-    ops::gemm_(result.narrow(0, begin, count), logits.t(), input, /*accumulate=*/false);
-  }
-  return result;
-}
 
 /// Raises for a target out of range, before memory is read with it; else the sum of the weights of
 /// the rows that take part, in float64.
@@ -174,6 +108,11 @@ Tensor row_gradient_of(const CrossEntropyArgs& rows, const Tensor& grad_output,
   return (rows.reduction == checks::kMean ? composite::over(grad, normalizer) : grad).expand(shape);
 }
 
+LinearGradients no_gradients(const Tensor& input) {
+  const Tensor none = at::empty({0}, input.options());
+  return {none, none, none};
+}
+
 struct Computed {
   Tensor losses;
   LinearGradients gradients;
@@ -183,18 +122,18 @@ Computed compute(const LinearCrossEntropyArgs& args, const CrossEntropyArgs& giv
                  const Tensor& linear_weight, const OptionalTensor& linear_bias,
                  const Tensor& row_gradient, std::optional<int64_t> chunk_size, GradientMask wanted,
                  int64_t accumulator_bytes) {
-  const bool tiles = wanted[1] && by_vocabulary(args, accumulator_bytes);
-  const GradientMask by_rows{wanted[0], wanted[1] && !tiles, wanted[2]};
-  const bool any = by_rows[0] || by_rows[1] || by_rows[2];
-  ChunkedLinear chunks(args.layer, rows_taking_part(args), by_rows);
-  const Losses rows(args, chunks, any ? row_gradient : Tensor(), chunk_size, tiles);
-  auto gradients = chunks.gradients(given.input, linear_weight, linear_bias);
-  if (tiles) {
-    std::get<1>(gradients) =
-        weight_gradient_by_vocabulary(args, chunks.rows(), row_gradient, rows.statistics)
-            .view(linear_weight.sizes());
+  const Rows taking_part = rows_taking_part(args);
+  if (VocabularyTiles::serve(args, taking_part.count(), chunk_size, wanted, accumulator_bytes)) {
+    const VocabularyTiles tiles(args, taking_part, chunk_size, wanted);
+    const Tensor losses = tiles.losses();
+    return {losses, wanted[1]
+                        ? tiles.gradients(row_gradient, given.input, linear_weight, linear_bias)
+                        : no_gradients(given.input)};
   }
-  return {rows.losses, gradients};
+  const bool any = wanted[0] || wanted[1] || wanted[2];
+  ChunkedLinear chunks(args.layer, taking_part, wanted);
+  const Losses rows(args, chunks, any ? row_gradient : Tensor(), chunk_size);
+  return {rows.losses, chunks.gradients(given.input, linear_weight, linear_bias)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(

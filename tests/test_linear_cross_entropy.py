@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -328,9 +331,10 @@ def forward_operator(
     temperature: float = 1.0,
     softcap: float = 0.0,
     z_loss: float = 0.0,
+    gradients: bool = True,
 ) -> list[Tensor]:
     """The loss and the gradients; with a budget of 0 that of the weight comes by vocabulary."""
-    wanted = [True, True, bias is not None]
+    wanted = [gradients, gradients, gradients and bias is not None]
     options = (reduction, -100, 0.0, temperature, softcap, z_loss)
     arguments = (input, target, class_weight, sample_weight, weight, bias, None, None)
     loss, _, *results = torch.ops.torchsoftmax.linear_cross_entropy_forward(
@@ -393,6 +397,49 @@ def test_both_ways_to_the_weight_gradient_are_those_of_float64(
     exact = forward_operator(input.double(), weight.double(), target, budget, **wide)
     for got, true in zip(mine, exact, strict=True):
         assert_near(got, true, dtype, "result", inner=true.abs().max().item())
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reduction": 2, "softcap": 5.0, "temperature": 0.7},
+        {"z_loss": 0.01, "sample_weight": torch.linspace(0, 2, 70)},
+        {"class_weight": class_weights(90, torch.float64)},
+        {"bias": logits(90, dtype=torch.float64, seed=3) / 4},
+        {"bias": torch.full((90,), -torch.inf).index_fill(0, torch.arange(60), 0.0).double()},
+    ],
+    ids=["plain", "softcap", "row weights", "class weights", "bias", "tiles of -inf"],
+)
+@pytest.mark.parametrize("features", [40, 100], ids=["logits again", "logits kept"])
+def test_tiles_of_the_vocabulary_are_float64_s_whole(
+    dtype: torch.dtype, options: dict[str, object], features: int
+) -> None:
+    """Chunks of 7 rows of 70 are tiles of 9 classes of 90, where tiles serve."""
+    input, weight, target = problem(rows=70, features=features, dtype=dtype)
+    target[target >= 60] %= 60
+    given = {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in options.items()}
+    wide = {k: v.double() if isinstance(v, Tensor) else v for k, v in given.items()}
+    mine = forward_operator(input, weight, target, 0, chunk_size=7, **given)
+    exact = forward_operator(input.double(), weight.double(), target, 0, chunk_size=1000, **wide)
+    for got, true in zip(mine, exact, strict=True):
+        assert_near(got, true, dtype, "result", inner=true.abs().max().item())
+    alone = forward_operator(input, weight, target, 0, chunk_size=7, gradients=False, **given)
+    assert_near(alone[0], exact[0], dtype, "loss", inner=1)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("products", ["tiles", "blocks"])
+def test_either_kind_of_products(products: str) -> None:
+    """Which kind is faster depends on the processor; both are tested on every one."""
+    tests = "products_in_tiles or vocabulary or results_do_not_depend"
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests],
+        check=True,
+        env=os.environ | {"TORCHSOFTMAX_PRODUCTS": products},
+    )
 
 
 @pytest.mark.kernels

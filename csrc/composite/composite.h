@@ -42,6 +42,14 @@ Tensor softmax_hessian(const Tensor& output, int64_t dim, double temperature);
 Tensor softmax_jacobian_backward(const Tensor& grad, const Tensor& output, int64_t dim,
                                  double temperature, bool log);
 
+/// The logits after softcap and temperature, in the accumulation type.
+struct Logits {
+  Tensor value;
+  Tensor slope;  // d value / d input, undefined where it is 1
+
+  explicit Logits(const CrossEntropyArgs& args);
+};
+
 Tensor cross_entropy(const CrossEntropyArgs& args, const OptionalTensor& normalizer, Dtype dtype,
                      bool inplace_backward);
 std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyArgs& args,

@@ -13,6 +13,19 @@ Tensor over(const Tensor& value, const Tensor& normalizer) {
   return value / normalizer + at::zeros_like(normalizer) / normalizer;
 }
 
+Logits::Logits(const CrossEntropyArgs& args) : value(args.input.to(accumulation_type(args.input))) {
+  if (args.softcap != 0) {
+    const Tensor tanh = (value / args.softcap).tanh();
+    value = tanh * args.softcap;
+    slope = 1 - tanh * tanh;
+  }
+  if (args.temperature != 1) {
+    value = value / args.temperature;
+    slope = slope.defined() ? slope / args.temperature
+                            : at::scalar_tensor(1 / args.temperature, value.options());
+  }
+}
+
 namespace {
 
 /// `per_class` with its one dimension at the class dimension of `input`.
@@ -21,26 +34,6 @@ Tensor along_classes(const Tensor& per_class, const Tensor& input) {
   shape[checks::class_dim(input)] = -1;
   return per_class.reshape(shape);
 }
-
-/// The logits after softcap and temperature, in the accumulation type.
-struct Logits {
-  Tensor value;
-  Tensor slope;  // d value / d input, undefined where it is 1
-
-  explicit Logits(const CrossEntropyArgs& args) {
-    value = args.input.to(accumulation_type(args.input));
-    if (args.softcap != 0) {
-      const Tensor tanh = (value / args.softcap).tanh();
-      value = tanh * args.softcap;
-      slope = 1 - tanh * tanh;
-    }
-    if (args.temperature != 1) {
-      value = value / args.temperature;
-      slope = slope.defined() ? slope / args.temperature
-                              : at::scalar_tensor(1 / args.temperature, value.options());
-    }
-  }
-};
 
 /// What each class contributes to a row's loss: loss = -sum(terms * log_softmax(logits)). All have
 /// a class dimension, of size 1 where they are of a row.

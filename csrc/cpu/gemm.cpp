@@ -1,37 +1,42 @@
-// Matrix products with float32 sums, in tiles by oneDNN's micro-kernel, which libtorch exports.
+// Matrix products with float32 sums, in tiles by oneDNN's micro-kernel, which libtorch exports, or
+// in blocks by the BLAS, whichever is faster on this processor.
 //
 // at::mm has no product of bfloat16 matrices with a float32 result, nor one that adds to it, which
-// the gradient of a weight that is summed over chunks of rows needs. It is also slow for float16,
-// and for float32 on processors of AMD, where its library takes AVX2 (docs/design.md has figures).
+// the gradient of a weight that is summed over chunks of rows needs. It is also slow for float16
+// and bfloat16 on processors that have no fast instructions for them, and for float32 on those of
+// AMD, where its library takes AVX2; on Intel's, that library's float32 result depends on the
+// number of threads (docs/design.md has figures).
 //
-// A tile of the result is summed over the inner dimension by one thread, in one order: results do
-// not depend on the number of threads.
+// A tile or block of the result is summed over the inner dimension by one thread, in one order:
+// results do not depend on the number of threads.
 
 #include "gemm.h"
 
+#include <ATen/cpu/Utils.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
 #include <torch/library.h>
 
+#include <cstdlib>
+#include <string_view>
+
 #include "../linear_checks.h"
+#include "blocked_product.h"
 
 namespace torchsoftmax::cpu {
 namespace {
 
-template <typename packed_t, typename scalar_t, typename out_t>
-void tiled(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) {
-  TiledProduct<packed_t, scalar_t, out_t>(out, a, b, accumulate).run();
-}
-
-/// Whether the micro-kernel takes pairs of bfloat16 on this processor.
-bool has_pairs() {
+/// Whether the micro-kernel multiplies float32, or pairs of bfloat16, on this processor.
+template <typename packed_t>
+bool has_micro_kernel() {
   static const bool has = [] {
-    const std::array<at::BFloat16, 4> ones{1, 1, 1, 1};
+    constexpr bool kPairs = std::is_same_v<packed_t, at::BFloat16>;
+    const std::array<packed_t, 4> ones{1, 1, 1, 1};
     std::array<float, 4> sums{};
     try {
       at::native::cpublas::brgemm(2, 2, 2, 2, 2, 2, false, ones.data(), ones.data(), sums.data(),
-                                  /*is_vnni=*/true);
-      at::native::cpublas::brgemm_release(true);
+                                  kPairs);
+      at::native::cpublas::brgemm_release(kPairs);
       return sums[0] == 2;
     } catch (const c10::Error&) {
       return false;
@@ -40,21 +45,63 @@ bool has_pairs() {
   return has;
 }
 
+/// Which products this processor is fast at.
+struct Processor {
+  bool pairs;  // of bfloat16, more than of float32: by a matrix unit, or on AMD; Intel's AVX-512
+               // takes them at a little more than half the rate
+  bool tiles;  // the micro-kernel rather than the BLAS, which is MKL and takes AVX2 on AMD
+
+  static const Processor& here() {
+    static const Processor processor;
+    return processor;
+  }
+
+ private:
+  Processor() {
+    const auto features = at::cpu::get_cpu_capabilities();
+    const auto has = [&](const char* name) {
+      const auto found = features.find(name);
+      return found != features.end() && found->second.isBool() && found->second.toBool();
+    };
+    const bool amd = has("sse4a");
+    pairs = (amd || has("amx_bf16")) && has_micro_kernel<at::BFloat16>();
+    tiles = amd;
+    if (const char* chosen = std::getenv("TORCHSOFTMAX_PRODUCTS")) {  // for the tests
+      tiles = std::string_view(chosen) == "tiles";
+    }
+    tiles = tiles && has_micro_kernel<float>();
+  }
+};
+
 /// Rows, or columns, one after the other in memory.
 bool is_dense(const at::Tensor& matrix) {
   return (matrix.stride(1) == 1 && matrix.stride(0) >= matrix.size(1)) ||
          (matrix.stride(0) == 1 && matrix.stride(1) >= matrix.size(0));
 }
 
+/// A small row-major operand, which every tile reads, is converted once. Its rows get a distance
+/// that spreads them over the caches' sets.
+at::Tensor prepared(const at::Tensor& operand) {
+  constexpr int64_t kMost = int64_t{4} << 20, kLine = 16;
+  const bool as_it_is = operand.scalar_type() == at::kFloat && !collides(operand);
+  if (as_it_is || operand.stride(1) != 1 || operand.numel() > kMost) {
+    return operand;
+  }
+  const int64_t columns = operand.size(1), pitch = (columns / kLine | 1) * kLine + 2 * kLine;
+  const auto room = at::empty({operand.size(0), pitch}, operand.options().dtype(at::kFloat));
+  return room.narrow(1, 0, columns).copy_(operand);
+}
+
 void gemm_(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) {
   checks::gemm(out, a, b);
   const auto dtype = a.scalar_type();
   const bool wide = out.scalar_type() == at::kFloat;
-  // at::mm is as fast for bfloat16 where the left matrix is row-major, there is no micro-kernel for
+  const bool pairs = dtype == at::kBFloat16 && Processor::here().pairs;
+  // at::mm is as fast for pairs where the left matrix is row-major, there is no micro-kernel for
   // float64, and a few rows are bound by memory.
   constexpr int64_t kFew = 16;
   const bool small = out.size(0) < kFew || out.size(1) < kFew || a.size(1) < kFew;
-  const bool as_fast = dtype == at::kBFloat16 && !wide && (a.stride(1) == 1 || !has_pairs());
+  const bool as_fast = pairs && !wide && a.stride(1) == 1;
   const bool native = dtype == at::kDouble || as_fast || (small && out.scalar_type() == dtype) ||
                       out.stride(1) != 1 || out.stride(0) < out.size(1);
   if (native) {
@@ -76,22 +123,14 @@ void gemm_(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool
     return;
   }
   const at::Tensor left = is_dense(a) ? a : a.contiguous();
-  at::Tensor right = is_dense(b) ? b : b.contiguous();
-  if (dtype == at::kFloat) {
-    tiled<float, float, float>(out, left, right, accumulate);
-  } else if (dtype == at::kBFloat16 && has_pairs()) {
-    right = in_pairs(right.stride(1) == 1 ? right : right.contiguous());
-    if (wide) {
-      tiled<at::BFloat16, at::BFloat16, float>(out, left, right, accumulate);
-    } else {
-      tiled<at::BFloat16, at::BFloat16, at::BFloat16>(out, left, right, accumulate);
-    }
-  } else if (dtype == at::kBFloat16) {
-    tiled<float, at::BFloat16, float>(out, left, right, accumulate);
-  } else if (wide) {
-    tiled<float, at::Half, float>(out, left, right, accumulate);
+  const at::Tensor right = is_dense(b) ? b : b.contiguous();
+  if (pairs) {
+    const at::Tensor paired = in_pairs(right.stride(1) == 1 ? right : right.contiguous());
+    TiledProduct<at::BFloat16>(out, left, paired, accumulate).run();
+  } else if (Processor::here().tiles) {
+    TiledProduct<float>(out, prepared(left), prepared(right), accumulate).run();
   } else {
-    tiled<float, at::Half, at::Half>(out, left, right, accumulate);
+    BlockedProduct(out, left, right, accumulate).run();
   }
 }
 
