@@ -68,6 +68,7 @@ class Result:
     ratio: float  # its time over ours, within a round
     peak_mb: float
     error_eps: float
+    processor: str
 
 
 class Process:
@@ -137,6 +138,7 @@ def measure(problem: Problem, rounds: int, threads: int, compiled: bool) -> list
             ratio=median(ratios[name]),
             peak_mb=first[name]["peak"] / 1e6,
             error_eps=first[name]["error"],
+            processor=processor(),
         )
         for name in turns
     ]
@@ -146,12 +148,22 @@ def read(path: Path) -> list[Result]:
     """What is in a result file."""
     if not path.exists():
         return []
-    types = {"contender": str, "dtype": str, "rows": int, "features": int, "classes": int}
+    types = {"contender": str, "dtype": str, "processor": str, "rows": int, "features": int, "classes": int}
     with path.open(newline="") as file:
         return [
             Result(**{key: types.get(key, float)(value) for key, value in row.items()})
             for row in csv.DictReader(file)
         ]
+
+
+def in_picture(result: Result) -> bool:
+    """Whether it is of the sweep over the number of classes."""
+    return (result.rows, result.features, result.classes) in SWEEP
+
+
+def of_processors(results: list[Result]) -> str:
+    """What measured them."""
+    return " and ".join(sorted({result.processor for result in results}))
 
 
 def write(results: list[Result], folder: Path, threads: int) -> str:
@@ -164,12 +176,14 @@ def write(results: list[Result], folder: Path, threads: int) -> str:
             for result in results
         )
     machine = {
-        "processor": processor(),
+        "processor": of_processors([r for r in results if not in_picture(r)]),
+        "processor of the picture": of_processors([r for r in results if in_picture(r)]),
         "threads": threads,
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "tuned": f"{SWITCH}=1",
     }
+    machine = {key: value for key, value in machine.items() if value != ""}
     (folder / "linear.json").write_text(json.dumps(machine, indent=2) + "\n")
     text = table(results) + "\nmachine: " + ", ".join(f"{k} {v}" for k, v in machine.items()) + "\n"
     (folder / "linear.md").write_text(text)
@@ -218,8 +232,7 @@ def draw(results: list[Result], path: Path) -> None:
             line = sorted(
                 (r.classes, r.seconds, r.peak_mb)
                 for r in results
-                if (r.dtype, r.contender) == (dtype, name)
-                and (r.rows, r.features, r.classes) in SWEEP
+                if (r.dtype, r.contender) == (dtype, name) and in_picture(r)
             )
             for axis, values in zip(column, (1, 2), strict=True):
                 axis.loglog(

@@ -14,6 +14,7 @@
 #include "../composite/composite.h"
 #include "gate.h"
 #include "saved_gradient.h"
+#include "saved_options.h"
 
 namespace torchsoftmax {
 namespace {
@@ -61,12 +62,6 @@ std::tuple<Tensor, Tensor> cross_entropy_with_gradient_(const CrossEntropyArgs& 
   return results;
 }
 
-c10::IValue pack(const CrossEntropyArgs& args, bool inplace) {
-  return c10::ivalue::Tuple::create(std::vector<c10::IValue>{args.reduction, args.ignore_index,
-                                                             args.label_smoothing, args.temperature,
-                                                             args.softcap, args.z_loss, inplace});
-}
-
 struct CrossEntropyFunction : Function<CrossEntropyFunction> {
   static constexpr bool is_traceable = true;
 
@@ -80,23 +75,14 @@ struct CrossEntropyFunction : Function<CrossEntropyFunction> {
         ops::cross_entropy_forward(args, given_normalizer, dtype, with_gradient);
     ctx->save_for_backward({input, target, args.weight, args.sample_weight, statistics, normalizer,
                             with_gradient ? gradient : Tensor()});
-    ctx->saved_data["options"] = pack(args, inplace);
+    ctx->saved_data["options"] = saved_options(args, inplace);
     return loss;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto saved = ctx->get_saved_variables();
-    const auto options = ctx->saved_data["options"].toTupleRef().elements().asArrayRef();
-    const CrossEntropyArgs args{saved[0],
-                                saved[1],
-                                saved[2],
-                                saved[3],
-                                options[0].toInt(),
-                                options[1].toInt(),
-                                options[2].toDouble(),
-                                options[3].toDouble(),
-                                options[4].toDouble(),
-                                options[5].toDouble()};
+    const SavedOptions options(ctx->saved_data["options"], saved);
+    const CrossEntropyArgs& args = options.args;
     const Tensor &statistics = saved[4], &normalizer = saved[5];
     variable_list result(6);
     if (ctx->needs_input_grad(1)) {  // first, for it reads the input
@@ -106,7 +92,7 @@ struct CrossEntropyFunction : Function<CrossEntropyFunction> {
       const bool once = !at::GradMode::is_enabled();  // the gradient is not differentiated again
       if (once && saved[6].defined()) {
         result[0] = scaled(std::move(saved[6]), grads[0]);
-      } else if (once && options[6].toBool() && is_plain(args.input) && is_plain(grads[0])) {
+      } else if (once && options.more[0].toBool() && is_plain(args.input) && is_plain(grads[0])) {
         cross_entropy_backward_(args, grads[0], statistics, normalizer);
         result[0] = args.input.detach();
       } else {

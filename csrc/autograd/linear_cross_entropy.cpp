@@ -12,6 +12,7 @@
 #include "../composite/composite.h"
 #include "gate.h"
 #include "saved_gradient.h"
+#include "saved_options.h"
 
 namespace torchsoftmax {
 namespace {
@@ -51,21 +52,19 @@ struct LinearCrossEntropyFunction : Function<LinearCrossEntropyFunction> {
     ctx->save_for_backward({input, args.target, args.weight, args.sample_weight, linear_weight,
                             tensor_of(linear_bias), normalizer, mask[0] ? of_input : Tensor(),
                             mask[1] ? of_weight : Tensor(), mask[2] ? of_bias : Tensor()});
-    ctx->saved_data["options"] = c10::ivalue::Tuple::create(std::vector<c10::IValue>{
-        args.reduction, args.ignore_index, args.label_smoothing, args.temperature, args.softcap,
-        args.z_loss, chunk_size, in_forward});
+    ctx->saved_data["options"] = saved_options(args, chunk_size, in_forward);
     return loss;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto saved = ctx->get_saved_variables();
-    const auto options = ctx->saved_data["options"].toTupleRef().elements().asArrayRef();
+    const SavedOptions options(ctx->saved_data["options"], saved);
     const bool has_bias = saved[5].defined();
     const GradientMask wanted{ctx->needs_input_grad(0), ctx->needs_input_grad(1),
                               has_bias && ctx->needs_input_grad(2)};
     variable_list result(7);
     // Whether the gradients are there and are not differentiated again.
-    if (options[7].toBool() && !at::GradMode::is_enabled()) {
+    if (options.more[1].toBool() && !at::GradMode::is_enabled()) {
       for (size_t i = 0; i < wanted.size(); ++i) {
         if (wanted[i]) {
           result[i] = scaled(std::move(saved[7 + i]), grads[0]);
@@ -73,19 +72,9 @@ struct LinearCrossEntropyFunction : Function<LinearCrossEntropyFunction> {
       }
       return result;
     }
-    const CrossEntropyArgs args{saved[0],
-                                saved[1],
-                                saved[2],
-                                saved[3],
-                                options[0].toInt(),
-                                options[1].toInt(),
-                                options[2].toDouble(),
-                                options[3].toDouble(),
-                                options[4].toDouble(),
-                                options[5].toDouble()};
     auto [of_input, of_weight, of_bias] =
-        backward_gate(args, saved[4], optional(saved[5]), grads[0], saved[6],
-                      options[6].toOptional<int64_t>(), wanted, ops::kAccumulatorBytes);
+        backward_gate(options.args, saved[4], optional(saved[5]), grads[0], saved[6],
+                      options.more[0].toOptional<int64_t>(), wanted, ops::kAccumulatorBytes);
     result[0] = wanted[0] ? of_input : Tensor();
     result[1] = wanted[1] ? of_weight : Tensor();
     result[2] = wanted[2] ? of_bias : Tensor();
