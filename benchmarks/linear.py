@@ -148,7 +148,8 @@ def read(path: Path) -> list[Result]:
     """What is in a result file."""
     if not path.exists():
         return []
-    types = {"contender": str, "dtype": str, "processor": str, "rows": int, "features": int, "classes": int}
+    types = dict.fromkeys(("contender", "dtype", "processor"), str)
+    types |= dict.fromkeys(("rows", "features", "classes"), int)
     with path.open(newline="") as file:
         return [
             Result(**{key: types.get(key, float)(value) for key, value in row.items()})
