@@ -347,6 +347,20 @@ def forward_operator(
     return [loss, *(result for result, is_wanted in zip(results, wanted, strict=True) if is_wanted)]
 
 
+# What tiles of the vocabulary serve, for 70 rows of 90 classes.
+OPTIONS = {
+    "plain": {},
+    "softcap": {"reduction": 2, "softcap": 5.0, "temperature": 0.7},
+    "row weights": {"z_loss": 0.01, "sample_weight": torch.linspace(0, 2, 70)},
+    "class weights": {"class_weight": class_weights(90, torch.float64)},
+    "bias": {"bias": logits(90, dtype=torch.float64, seed=3) / 4},
+}
+WITH_INFINITE = OPTIONS | {
+    "tiles of -inf": {
+        "bias": torch.full((90,), -torch.inf).index_fill(0, torch.arange(60), 0.0).double()
+    },
+}
+
 every_budget = pytest.mark.parametrize(
     "budget", [0, 2**31], ids=["by vocabulary", "float32 accumulator"]
 )
@@ -376,17 +390,7 @@ def test_weight_gradient_is_summed_in_float32(dtype: torch.dtype, budget: int) -
 @pytest.mark.kernels
 @low_precision
 @every_budget
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"reduction": 2, "softcap": 5.0, "temperature": 0.7},
-        {"z_loss": 0.01, "sample_weight": torch.linspace(0, 2, 70)},
-        {"class_weight": class_weights(90, torch.float64)},
-        {"bias": logits(90, dtype=torch.float64, seed=3) / 4},
-    ],
-    ids=["plain", "softcap", "row weights", "class weights", "bias"],
-)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_both_ways_to_the_weight_gradient_are_those_of_float64(
     dtype: torch.dtype, budget: int, options: dict[str, object]
 ) -> None:
@@ -401,18 +405,7 @@ def test_both_ways_to_the_weight_gradient_are_those_of_float64(
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"reduction": 2, "softcap": 5.0, "temperature": 0.7},
-        {"z_loss": 0.01, "sample_weight": torch.linspace(0, 2, 70)},
-        {"class_weight": class_weights(90, torch.float64)},
-        {"bias": logits(90, dtype=torch.float64, seed=3) / 4},
-        {"bias": torch.full((90,), -torch.inf).index_fill(0, torch.arange(60), 0.0).double()},
-    ],
-    ids=["plain", "softcap", "row weights", "class weights", "bias", "tiles of -inf"],
-)
+@pytest.mark.parametrize("options", WITH_INFINITE.values(), ids=WITH_INFINITE)
 @pytest.mark.parametrize("features", [40, 100], ids=["logits again", "logits kept"])
 def test_tiles_of_the_vocabulary_are_float64_s_whole(
     dtype: torch.dtype, options: dict[str, object], features: int
