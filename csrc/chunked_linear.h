@@ -16,6 +16,15 @@ inline Tensor fresh(at::IntArrayRef shape, const at::TensorOptions& options) {
   return result.device().is_cpu() ? cpu::ask_for_huge_pages(result) : result;
 }
 
+/// logits = input weightᵀ + bias, where there is one.
+inline void write_logits(const Tensor& logits, const Tensor& input, const Tensor& weight,
+                         const Tensor& bias) {
+  if (bias.defined()) {
+    logits.copy_(bias.expand_as(logits));
+  }
+  ops::gemm_(logits, input, weight.t(), /*accumulate=*/bias.defined());
+}
+
 /// The rows that take part: all, or those of an index.
 class Rows {
  public:
@@ -99,10 +108,7 @@ class ChunkedLinear {
       const int64_t count = std::min(chunk, rows_.count() - begin);
       const Tensor logits = buffer.narrow(0, 0, count);
       const Tensor input = rows_.of(layer_.input, begin, count);
-      if (layer_.bias.defined()) {
-        logits.copy_(layer_.bias.expand_as(logits));
-      }
-      ops::gemm_(logits, input, layer_.weight.t(), /*accumulate=*/layer_.bias.defined());
+      write_logits(logits, input, layer_.weight, layer_.bias);
       const Tensor gradient = gradient_of(begin, logits);
       if (gradient.defined()) {
         add(begin, gradient, input);

@@ -147,10 +147,8 @@ class VocabularyTiles {
   void compute(const Tensor& logits, int64_t begin) const {
     const int64_t count = logits.size(1);
     const Tensor& bias = args_.layer.bias;
-    if (bias.defined()) {
-      logits.copy_(bias.narrow(0, begin, count).expand_as(logits));
-    }
-    ops::gemm_(logits, input_, args_.layer.weight.narrow(0, begin, count).t(), bias.defined());
+    write_logits(logits, input_, args_.layer.weight.narrow(0, begin, count),
+                 bias.defined() ? bias.narrow(0, begin, count) : bias);
   }
 
   Tensor weight_of_target() const {
