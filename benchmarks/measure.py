@@ -14,7 +14,7 @@ from statistics import median, quantiles
 
 from benchmarks.cases import Case
 from benchmarks.peers import OURS, PROCESSES, Peer
-from benchmarks.worker import COPY
+from benchmarks.worker import COPY, FRESH
 
 # A waiting OpenMP thread spins for some milliseconds before it sleeps; the other process starts
 # its block after that.
@@ -144,22 +144,23 @@ def quartiles(values: list[float]) -> tuple[float, float]:
 
 
 def measure(case: Case, workers: list[WorkerProcess], rounds: int, block_s: float) -> list[Figure]:
-    """Checks and times every peer, and a copy of the logits, in the first worker.
+    """Checks and times every peer, and two copies of the logits: one into memory that is there, in
+    the first worker, and a fresh one, in a worker that has huge pages.
 
     Ratios are taken within a round, where the machine was in the same state; the spread of times
     and of ratios is the inter-quartile range over the rounds.
     """
     replies = open_case(case, workers)
     stock = replies[0]
-    turns = [(workers[0], COPY)]
-    errors = {COPY: 0.0}
+    turns = [(workers[0], COPY), (max(workers, key=lambda each: each.huge_page_share), FRESH)]
+    errors = {COPY: 0.0, FRESH: 0.0}
     for worker, reply in zip(workers, replies, strict=True):
         turns += [(worker, peer) for peer in reply["errors"]]
         errors |= reply["errors"]
     logits_bytes = stock["logits_bytes"]
     peaks: dict[str, float | None] = {peer: None for _, peer in turns}
     if logits_bytes >= SMALLEST_MEASURED:
-        for worker, peer in turns[1:]:
+        for worker, peer in turns[2:]:
             grown = worker.ask("peak", peer=peer)["bytes"]
             peaks[peer] = None if grown is None else grown / logits_bytes
     times = time_rounds(turns, rounds, block_s)
@@ -168,7 +169,7 @@ def measure(case: Case, workers: list[WorkerProcess], rounds: int, block_s: floa
     for peer, seconds in times.items():
         ratios = [theirs / ours for theirs, ours in zip(seconds, times[OURS], strict=True)]
         low, high = quartiles(seconds)
-        moved = 2 * logits_bytes if peer == COPY else stock["least_bytes"]
+        moved = 2 * logits_bytes if peer in (COPY, FRESH) else stock["least_bytes"]
         rate = moved / median(seconds)
         figures.append(
             Figure(

@@ -12,7 +12,7 @@ from benchmarks.cases import Case
 from benchmarks.measure import Figure
 from benchmarks.peers import OURS
 from benchmarks.table import BY_NAME, SWEEP_CASES
-from benchmarks.worker import COPY
+from benchmarks.worker import COPY, FRESH
 
 NAME = "bench-cpu"
 NUMBER_COLUMNS = (
@@ -52,7 +52,7 @@ def without_sweep(figures: list[Figure]) -> list[Figure]:
 
 def rivals(figures: list[Figure]) -> list[str]:
     """The peers that ours is compared with, the tuned form of each beside its stock form."""
-    peers = [p for p in dict.fromkeys(f.peer for f in figures) if p not in (OURS, COPY)]
+    peers = [p for p in dict.fromkeys(f.peer for f in figures) if p not in (OURS, COPY, FRESH)]
     stems = [peer.removesuffix(" tuned") for peer in peers]
     return sorted(peers, key=lambda peer: stems.index(peer.removesuffix(" tuned")))
 

@@ -107,6 +107,8 @@ def softmax_samples(dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("long rows", (logits(5, 1037, dtype=dtype),), (-1,))
     yield Sample("columns", (logits(33, 70, dtype=dtype),), (0,))
     yield Sample("middle dim", (logits(2, 7, 5, 9, dtype=dtype),), (1,))
+    yield Sample("vectors that overlap", (logits(2, 7, 62, dtype=dtype),), (1,))
+    yield Sample("long columns in vectors that overlap", (logits(97, 62, dtype=dtype),), (0,))
     yield Sample("transposed", (logits(17, 6, dtype=dtype).t(),), (1,))
     yield Sample("sliced", (logits(9, 40, dtype=dtype)[::2, 3:36],), (1,))
     yield Sample("every second class", (logits(9, 40, dtype=dtype)[:, ::2],), (1,))
@@ -161,6 +163,13 @@ def index_samples(dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample(
         "volume", (logits(2, 3, 2, 3, 4, dtype=dtype),), (class_indices(2, 2, 3, 4, classes=3),)
     )
+    for name, classes in (("vectors", 7), ("long columns in vectors", 97)):
+        yield Sample(
+            f"{name} that overlap",
+            (logits(1, classes, 62, dtype=dtype),),
+            (class_indices(1, 62, classes=classes, ignore_index=-1),),
+            {"ignore_index": -1, "reduction": "none"},
+        )
     yield Sample("uint8", (logits(4, 5, dtype=dtype),), (class_indices(4, classes=5).byte(),))
     yield Sample("long rows", (logits(3, 4099, dtype=dtype),), (class_indices(3, classes=4099),))
     for reduction in ("none", "mean", "sum"):

@@ -273,7 +273,7 @@ struct ProbabilityRow : Policy {
     const bool keeps = kKeeps && loss_rows.forward() && loss_rows.with_gradient;
     const bool forward = loss_rows.forward();
     const V max = forward
-                      ? walk.maximum([&](int64_t i, auto lanes) { return input.load(i, lanes); })
+                      ? walk.maximum([&](int64_t i, auto lanes) { return input.first(i, lanes); })
                       : walk.load_rows(loss_rows.known_max, rows);
     auto state = state_of(walk, logits, loss_rows, rows, max);
     V mass(0);

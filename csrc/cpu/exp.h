@@ -59,16 +59,18 @@ inline at::vec::Vectorized<float> exp_nonpositive(const at::vec::Vectorized<floa
   const __m256 smallest = _mm256_set1_ps(-87.3365447505f);
   const __m256 flushed = _mm256_cmp_ps(x, smallest, _CMP_LT_OQ);
   const __m256 clamped = _mm256_max_ps(smallest, x);  // keeps a nan of x
-  const __m256 n = _mm256_round_ps(_mm256_mul_ps(clamped, _mm256_set1_ps(kLog2E)),
-                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  // The sum has its last place at 1: the low bits of the mantissa are n, here with the bias of an
+  // exponent.
+  const __m256 shift = _mm256_set1_ps(1.5f * (1 << 23) + 127);
+  const __m256 shifted = _mm256_fmadd_ps(clamped, _mm256_set1_ps(kLog2E), shift);
+  const __m256 n = _mm256_sub_ps(shifted, shift);
   __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(kLn2High), clamped);
   r = _mm256_fnmadd_ps(n, _mm256_set1_ps(kLn2Low), r);
   __m256 p = _mm256_set1_ps(kExpCoefficients[0]);
   for (int i = 1; i < 7; ++i) {
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kExpCoefficients[i]));
   }
-  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-  const __m256 scale = _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+  const __m256 scale = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23));
   return _mm256_andnot_ps(flushed, _mm256_mul_ps(p, scale));
 }
 

@@ -60,15 +60,11 @@ struct Pack {
   }
 };
 
-/// The lanes in use of vector k: all, or what k whole vectors leave of a number.
-template <typename acc_t, size_t k>
-AllLanes<acc_t> lanes_of_vector(AllLanes<acc_t> lanes) {
-  return lanes;
-}
-template <typename acc_t, size_t k>
-int64_t lanes_of_vector(int64_t lanes) {
-  return std::clamp<int64_t>(lanes - static_cast<int64_t>(k) * kLanes<acc_t>, 0, kLanes<acc_t>);
-}
+/// All lanes of several vectors of neighbouring rows, of which the last begins at row `last`: it
+/// may share rows with the one before, so that they need not be a whole number of vectors.
+struct Overlapping {
+  int64_t last;
+};
 
 template <typename acc_t, int kCount>
 Pack<acc_t, kCount> exp_nonpositive(const Pack<acc_t, kCount>& x) {

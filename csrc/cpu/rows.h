@@ -59,10 +59,17 @@ inline int64_t rows_per_task(int64_t elements_of_row) {
   return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements_of_row));
 }
 
-// Across rows, outputs of this size or more are written past the caches, which could not hold them:
-// a store into the cache would first read from memory what it is going to overwrite. Not along
-// rows: there it loses, see docs/performance.md.
-inline constexpr int64_t kStreamFrom = int64_t{32} << 20;
+// Outputs of this many bytes or more do not fit into the caches, and a store into the cache first
+// reads from memory what it is going to overwrite. Across rows they are written past the caches;
+// along rows that loses (docs/performance.md), and they are fetched during the first pass instead,
+// unless the second pass already stores there while it computes.
+inline constexpr int64_t kLargeOutput = int64_t{32} << 20;
+
+template <typename Out>
+bool is_large(const RowTensor<Out>& out) {
+  return out.data != nullptr &&
+         out.rows * out.classes * static_cast<int64_t>(sizeof(Out)) >= kLargeOutput;
+}
 
 /// Whether whole vectors of an output across rows may be streamed: it is large, and the rows of
 /// each class start at a cache line. Not where it shares memory with an input, which is in the
@@ -73,9 +80,7 @@ bool streams(const RowTensor<Out>& out, const RowTensor<const In>&... in) {
   const auto whole_lines = [](int64_t elements) {
     return elements * static_cast<int64_t>(sizeof(Out)) % kLine == 0;
   };
-  bool aligned = out.data != nullptr &&
-                 out.rows * out.classes * static_cast<int64_t>(sizeof(Out)) >= kStreamFrom &&
-                 reinterpret_cast<uintptr_t>(out.data) % kLine == 0 &&
+  bool aligned = is_large(out) && reinterpret_cast<uintptr_t>(out.data) % kLine == 0 &&
                  whole_lines(out.class_stride) &&
                  ((static_cast<const void*>(out.data) != in.data) && ...);
   for (const auto& dim : out.dims) {
@@ -84,14 +89,24 @@ bool streams(const RowTensor<Out>& out, const RowTensor<const In>&... in) {
   return aligned;
 }
 
+/// A row of an operand which, in its first pass, also fetches what will be written.
+template <typename acc_t, typename In, typename Out>
+View<const In, acc_t> fetching_view(const RowTensor<const In>& in, int64_t row,
+                                    const Out* written) {
+  constexpr int64_t kStep = kLanes<acc_t>;
+  return {in.row(row), kStep, reinterpret_cast<const char*>(written),
+          kStep * static_cast<int64_t>(sizeof(Out))};
+}
+
 /// Calls `policy(walk, rows, keep, out, in...)` for rows whose class stride is 1 in every operand.
 /// `keep` holds intermediate values of the row: the output itself where it has the precision.
-template <typename acc_t, typename RowPolicy, typename Out, typename... In>
-void along_rows(const RowPolicy& policy, const RowTensor<Out>& out,
-                const RowTensor<const In>&... in) {
+template <typename acc_t, typename RowPolicy, typename Out, typename In, typename... More>
+void along_rows(const RowPolicy& policy, const RowTensor<Out>& out, const RowTensor<const In>& in,
+                const RowTensor<const More>&... more) {
   const Walk<acc_t, LaneOrder::kAlongRow> walk(out.classes);
   constexpr int64_t kStep = kLanes<acc_t>;
   constexpr bool kKeepsInOutput = std::is_same_v<Out, acc_t>;
+  const bool large = is_large(out);
   at::parallel_for(0, out.rows, rows_per_task(out.classes), [&](int64_t begin, int64_t end) {
     const Scratch<acc_t> scratch(kKeepsInOutput || !RowPolicy::kKeeps ? 1 : out.classes + kStep);
     for (int64_t row = begin; row < end; ++row) {
@@ -100,7 +115,9 @@ void along_rows(const RowPolicy& policy, const RowTensor<Out>& out,
       if constexpr (kKeepsInOutput) {
         keep.data = out_row.data;
       }
-      policy(walk, RowRange{row, 1}, keep, out_row, View<const In, acc_t>{in.row(row), kStep}...);
+      const Out* fetched = large && !RowPolicy::kKeeps ? out_row.data : nullptr;
+      policy(walk, RowRange{row, 1}, keep, out_row, fetching_view<acc_t>(in, row, fetched),
+             View<const More, acc_t>{more.row(row), kStep}...);
     }
   });
 }
@@ -153,8 +170,7 @@ void across_group(const RowPolicy& policy, RowRange rows, Lanes lanes, bool stre
   const std::tuple views{view(in, column())...};
   std::apply([&](const auto&... each) { policy(walk, rows, keep, out_rows, each...); }, views);
   if (out.data != nullptr && !direct) {
-    unpack(memory, out, rows.first, rows.count, kStep,
-           streamed && std::is_same_v<Lanes, AllLanes<acc_t>>);
+    unpack(memory, out, rows.first, rows.count, kStep, streamed);
   }
 }
 
@@ -165,24 +181,13 @@ void across_group(const RowPolicy& policy, RowRange rows, Lanes lanes, bool stre
 #define TORCHSOFTMAX_FLATTEN [[gnu::flatten]]
 #endif
 
-/// across_group for whole groups of several vectors, which stay in registers only where everything
-/// is inlined.
+/// across_group for several vectors, which stay in registers only where everything is inlined.
 template <typename acc_t, int kCount, typename RowPolicy, typename Out, typename... In>
 TORCHSOFTMAX_FLATTEN void across_wide_group(const RowPolicy& policy, RowRange rows, bool streamed,
                                             acc_t* memory, const RowTensor<Out>& out,
                                             const RowTensor<const In>&... in) {
-  across_group<acc_t, kCount>(policy, rows, AllLanes<acc_t>{}, streamed, memory, out, in...);
-}
-
-/// How many vectors of rows a group has: several where it matters, so as not to compile it for all.
-template <typename acc_t, typename RowPolicy, typename... In>
-constexpr int wide_count() {
-#if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
-  constexpr bool kMasked = (std::is_same_v<In, bool> || ...);
-  return RowPolicy::kDirect && std::is_same_v<acc_t, float> && !kMasked ? 4 : 1;
-#else
-  return 1;
-#endif
+  const Overlapping all{rows.count - kLanes<acc_t>};
+  across_group<acc_t, kCount>(policy, rows, all, streamed, memory, out, in...);
 }
 
 /// The same for rows of any strides, groups of neighbouring rows one after the other. A group does
@@ -210,15 +215,17 @@ void across_rows(const RowPolicy& policy, const RowTensor<Out>& out,
       const int64_t in_run = g % groups_of_run * group;
       const RowRange rows{g / groups_of_run * run + in_run, std::min(group, run - in_run)};
       if constexpr (kWide > 1) {
-        if (rows.count == kWide * kStep) {
-          across_wide_group<acc_t, kWide>(policy, rows, streamed, scratch.data(), out, in...);
+        if (wide && rows.count > (kWide - 1) * kStep) {
+          const bool whole = rows.count == group;
+          across_wide_group<acc_t, kWide>(policy, rows, streamed && whole, scratch.data(), out,
+                                          in...);
           continue;
         }
       }
       for (int64_t row = 0; row < rows.count; row += kStep) {
         const int64_t count = std::min(kStep, rows.count - row);
-        across_group<acc_t, 1>(policy, RowRange{rows.first + row, count}, count, streamed,
-                               scratch.data(), out, in...);
+        across_group<acc_t, 1>(policy, RowRange{rows.first + row, count}, count,
+                               /*streamed=*/false, scratch.data(), out, in...);
       }
     }
     if (streamed) {
@@ -227,8 +234,13 @@ void across_rows(const RowPolicy& policy, const RowTensor<Out>& out,
   });
 }
 
-// The longest row of which three, with their outputs, stay in the first two levels of the cache.
-inline constexpr int64_t kPipelinedClasses = 8192;
+// The longest rows that run in a pipeline. Of a policy that keeps its terms in the output, the rows
+// and the terms of three stay in the first level of the cache; of others in the first two.
+template <typename RowPolicy>
+inline constexpr int64_t kPipelinedClasses = RowPolicy::kKeeps ? 2048 : 8192;
+
+// In a pipeline, rows of this many classes or more fetch their output one row ahead.
+inline constexpr int64_t kFetchedClasses = 256;
 
 /// Runs a staged policy (staged.h) along rows, three rows at once: while the terms of one are
 /// summed up, the maximum of the next is found and the one before is written. So there is
@@ -243,7 +255,10 @@ void pipelined_rows(const RowPolicy& policy, const RowTensor<Out>& out,
   at::parallel_for(0, out.rows, rows_per_task(out.classes), [&](int64_t begin, int64_t end) {
     const int64_t kept = kKeepsInOutput || !RowPolicy::kKeeps ? 0 : out.classes + kStep;
     const Scratch<acc_t> scratch(2 * kept + 1);
-    const auto input = [&](int64_t row) { return View<const In, acc_t>{in.row(row), kStep}; };
+    const bool fetched = out.classes >= kFetchedClasses;
+    const auto input = [&](int64_t row) {
+      return fetching_view<acc_t>(in, row, fetched ? out.row(row) : nullptr);
+    };
     const auto output = [&](int64_t row) { return View<Out, acc_t>{out.row(row), kStep}; };
     const auto keep = [&](int64_t row) {
       if constexpr (kKeepsInOutput) {
@@ -308,7 +323,7 @@ void for_each_row(const RowPolicy& policy, const RowTensor<Out>& out,
     return;
   }
   if constexpr (RowPolicy::kStaged && sizeof...(In) == 1) {
-    if (out.classes <= kPipelinedClasses && out.classes > 0) {
+    if (out.classes <= kPipelinedClasses<RowPolicy> && out.classes > 0) {
       pipelined_rows<acc_t>(policy, out, in...);
       return;
     }

@@ -10,14 +10,21 @@ template <typename scalar_t, typename acc_t>
 struct View {
   scalar_t* data;
   int64_t step;  // elements from one vector to the next
+  // Where the policy is going to write, at the same distances in bytes; null where it is not.
+  const char* written = nullptr;
+  int64_t written_step = 0;
 
   template <typename Lanes>
   Vec<acc_t> load(int64_t i, Lanes lanes) const {
     return cpu::load<acc_t>(data + i * step, lanes);
   }
-  /// The same in a policy's first pass over the operand.
+  /// The same in a policy's first pass over the operand, during which the output is fetched too: a
+  /// store into the cache reads memory first, and then waits for it alone.
   template <typename Lanes>
   Vec<acc_t> first(int64_t i, Lanes lanes) const {
+    if (written != nullptr) {
+      __builtin_prefetch(written + i * written_step, 1);
+    }
     return load(i, lanes);
   }
   /// Of a mask: `values` where it is true, `otherwise` where it is not.
@@ -47,27 +54,27 @@ struct View {
 template <typename acc_t, int kCount>
 using Across = std::conditional_t<kCount == 1, Vec<acc_t>, Pack<acc_t, kCount>>;
 
-/// `lanes` elements, as many as there are rows, that lie side by side.
+/// Elements that lie side by side, one of each row.
 template <typename acc_t, int kCount, typename scalar_t, typename Lanes>
-Across<acc_t, kCount> load_across(const scalar_t* data, Lanes lanes) {
-  if constexpr (kCount == 1) {
-    return cpu::load<acc_t>(data, lanes);
-  } else {
-    return Pack<acc_t, kCount>::of([&](auto k) {
-      return cpu::load<acc_t>(data + k * kLanes<acc_t>,
-                              lanes_of_vector<acc_t, decltype(k)::value>(lanes));
-    });
-  }
+Vec<acc_t> load_across(const scalar_t* data, Lanes lanes) {
+  return cpu::load<acc_t>(data, lanes);
+}
+template <typename acc_t, int kCount, typename scalar_t>
+Pack<acc_t, kCount> load_across(const scalar_t* data, Overlapping rows) {
+  return Pack<acc_t, kCount>::of([&](auto k) {
+    constexpr AllLanes<acc_t> kAll;
+    return cpu::load<acc_t>(data + (k + 1 < kCount ? k * kAll : rows.last), kAll);
+  });
 }
 template <typename acc_t, typename scalar_t, typename Lanes>
 void store_across(scalar_t* data, const Vec<acc_t>& value, Lanes lanes) {
   cpu::store<acc_t>(data, value, lanes);
 }
-template <typename acc_t, typename scalar_t, typename Lanes, int kCount>
-void store_across(scalar_t* data, const Pack<acc_t, kCount>& value, Lanes lanes) {
+template <typename acc_t, typename scalar_t, int kCount>
+void store_across(scalar_t* data, const Pack<acc_t, kCount>& value, Overlapping rows) {
   unrolled<kCount>([&](auto k) {
-    cpu::store<acc_t>(data + k * kLanes<acc_t>, value.vectors[k],
-                      lanes_of_vector<acc_t, decltype(k)::value>(lanes));
+    constexpr AllLanes<acc_t> kAll;
+    cpu::store<acc_t>(data + (k + 1 < kCount ? k * kAll : rows.last), value.vectors[k], kAll);
   });
 }
 
@@ -144,7 +151,7 @@ struct AcrossOutput {
 
   scalar_t* tensor;  // null where it is unpacked afterwards
   int64_t class_stride;
-  bool streamed;
+  bool streamed;  // of several vectors, all whole
   Columns<acc_t, kCount> packed;
 
   template <typename Lanes>
@@ -153,7 +160,7 @@ struct AcrossOutput {
       packed.store(i, value, lanes);
       return;
     }
-    if constexpr (kCount > 1 && std::is_same_v<Lanes, AllLanes<acc_t>>) {
+    if constexpr (kCount > 1) {
       if (streamed) {
         unrolled<kCount>([&](auto k) {
           stream<acc_t>(tensor + i * class_stride + k * kLanes<acc_t>, value.vectors[k]);

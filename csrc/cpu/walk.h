@@ -17,8 +17,7 @@ struct RowRange {
   int64_t count;
 };
 
-/// `Lanes`, across rows: all lanes of every vector, or as many lanes of all vectors together as
-/// there are rows.
+/// `Lanes`, across rows: as many lanes of one vector as there are rows, or Overlapping.
 template <typename acc_t, LaneOrder kOrder, int kCount = 1, typename Lanes = AllLanes<acc_t>>
 class Walk {
  public:
@@ -95,16 +94,16 @@ class Walk {
   /// A statistic of one row of the range.
   acc_t lane(const V& statistic, int64_t row) const {
     std::array<acc_t, kCount * kLanes<acc_t>> values;
-    statistic.store(values.data());
+    store_across<acc_t>(values.data(), statistic, lanes_);
     return values[kAlong ? 0 : row];
   }
 
-  /// Stores the kRows values of a statistic.
+  /// Stores a statistic of each row of the range.
   void store_lanes(acc_t* values, const V& statistic) const {
     if constexpr (kAlong) {
       values[0] = lane(statistic, 0);
     } else {
-      statistic.store(values);
+      store_across<acc_t>(values, statistic, lanes_);
     }
   }
 
@@ -136,7 +135,7 @@ class Walk {
       for (int64_t lane = 0; lane < rows.count; ++lane) {
         values[lane] = value(rows.first + lane, lane);
       }
-      return V::loadu(values.data());
+      return load_across<acc_t, kCount>(values.data(), lanes_);
     }
   }
 
