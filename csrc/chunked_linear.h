@@ -91,7 +91,9 @@ class ChunkedLinear {
     }
     const int64_t row_bytes =
         std::max<int64_t>(1, layer.weight.size(0)) * layer.input.element_size();
-    const int64_t most = std::max(kFewestRows, kLogitsBytes / row_bytes);
+    const bool narrow = layer.input.element_size() == 2;
+    const int64_t bytes = narrow ? kLogitsBytesOf16Bits : kLogitsBytes;
+    const int64_t most = std::max(kFewestRows, bytes / row_bytes);
     const int64_t chunks = std::max<int64_t>(1, (rows + most - 1) / most);
     return (rows + chunks - 1) / chunks;
   }
@@ -134,8 +136,10 @@ class ChunkedLinear {
 
  private:
   // What the logits of a chunk may take. Every chunk reads the weight for each product and its
-  // gradient once more, so chunks should be large; below 64 MB in all there is little to gain.
+  // gradient once more, so chunks should be large; with the rest it is below 64 MB in all. The rest
+  // is more where 16-bit operands are copied to float32 in parts.
   static constexpr int64_t kLogitsBytes = 52'000'000;
+  static constexpr int64_t kLogitsBytesOf16Bits = 40'000'000;
   static constexpr int64_t kFewestRows = 16;
 
   /// Adds what the gradient of a chunk's logits makes of the gradients.
