@@ -56,22 +56,28 @@ TARGETS = [
 ]  # fmt: skip
 
 
+def holds(against: str, limit: float, value: float) -> bool:
+    """Whether a value is within the limit: at most for a copy's time and memory, else at least."""
+    return value <= limit if against in (COPY, MEMORY) else value >= limit
+
+
 def compared(against: str, limit: float, of: dict[str, Figure]) -> tuple[list[str], bool] | None:
     """The columns from the limit on, and whether it is held; None where it was not measured."""
     if against == MEMORY:
         peak = of[OURS].peak_of_logits
         if peak is None:
             return None
-        return ["memory beyond the input", f"≤ {limit:g} × logits", f"{peak:.4f}"], peak <= limit
+        cells = ["memory beyond the input", f"≤ {limit:g} × logits", f"{peak:.4f}"]
+        return cells, holds(MEMORY, limit, peak)
     figure = of.get(against)
     if figure is None:
         return None
     if against == COPY:  # its ratio is the copy's time over ours
         took = [1 / r for r in (figure.ratio, figure.ratio_high, figure.ratio_low)]
         cells = ["a copy's time", f"≤ {limit:g}×"]
-        return [*cells, "{:.2f} ({:.2f}–{:.2f})".format(*took)], took[0] <= limit
+        return [*cells, "{:.2f} ({:.2f}–{:.2f})".format(*took)], holds(COPY, limit, took[0])
     spread = f"{figure.ratio:.2f} ({figure.ratio_low:.2f}–{figure.ratio_high:.2f})"
-    return [against, f"≥ {limit:g}×", spread], figure.ratio >= limit
+    return [against, f"≥ {limit:g}×", spread], holds(against, limit, figure.ratio)
 
 
 def of_fresh_copy(case: Case, against: str, of: dict[str, Figure]) -> float | None:
@@ -103,8 +109,7 @@ def markdown(figures: list[Figure]) -> str:
                     cells, held = found
                     copy = of_fresh_copy(case, against, of)
                     missed += not held
-                    if not held and copy is not None:
-                        beyond += copy > limit if against == COPY else copy < limit
+                    beyond += not held and copy is not None and not holds(against, limit, copy)
                     copy_text = "–" if copy is None else f"{copy:.2f}"
                     verdict = "held" if held else "**missed**"
                     lines.append([case.name, *cells, copy_text, verdict])

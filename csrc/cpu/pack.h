@@ -18,13 +18,6 @@ struct Pack {
     unrolled<kCount>([&](auto k) { vectors[k] = V(value); });
   }
 
-  static Pack loadu(const acc_t* data) {
-    return of([&](auto k) { return V::loadu(data + k * kLanes<acc_t>); });
-  }
-  void store(acc_t* data) const {
-    unrolled<kCount>([&](auto k) { vectors[k].store(data + k * kLanes<acc_t>); });
-  }
-
   /// The vectors that vector(k) returns.
   template <typename Vector>
   static Pack of(Vector&& vector) {
