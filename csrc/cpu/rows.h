@@ -89,13 +89,15 @@ bool streams(const RowTensor<Out>& out, const RowTensor<const In>&... in) {
   return aligned;
 }
 
-/// A row of an operand which, in its first pass, also fetches what will be written.
-template <typename acc_t, typename In, typename Out>
-View<const In, acc_t> fetching_view(const RowTensor<const In>& in, int64_t row,
-                                    const Out* written) {
-  constexpr int64_t kStep = kLanes<acc_t>;
-  return {in.row(row), kStep, reinterpret_cast<const char*>(written),
-          kStep * static_cast<int64_t>(sizeof(Out))};
+// The longest rows, in bytes, that are fetched while the row before is worked on: that one and what
+// it keeps have to stay in the second level of the cache.
+inline constexpr int64_t kFetchedRow = int64_t{1} << 19;
+
+/// What to fetch along a row: a place for each vector.
+template <typename acc_t, typename scalar_t>
+Fetch fetch_of(scalar_t* row) {
+  return {reinterpret_cast<const char*>(row),
+          kLanes<acc_t> * static_cast<int64_t>(sizeof(scalar_t))};
 }
 
 /// Calls `policy(walk, rows, keep, out, in...)` for rows whose class stride is 1 in every operand.
@@ -106,7 +108,10 @@ void along_rows(const RowPolicy& policy, const RowTensor<Out>& out, const RowTen
   const Walk<acc_t, LaneOrder::kAlongRow> walk(out.classes);
   constexpr int64_t kStep = kLanes<acc_t>;
   constexpr bool kKeepsInOutput = std::is_same_v<Out, acc_t>;
-  const bool large = is_large(out);
+  const bool fetches_output = is_large(out) && !RowPolicy::kKeeps;
+  // While a row is computed with, memory has nothing to do, unless its terms are stored there.
+  const bool fetches_next = (out.data == nullptr || !kKeepsInOutput) &&
+                            out.classes * static_cast<int64_t>(sizeof(In)) <= kFetchedRow;
   at::parallel_for(0, out.rows, rows_per_task(out.classes), [&](int64_t begin, int64_t end) {
     const Scratch<acc_t> scratch(kKeepsInOutput || !RowPolicy::kKeeps ? 1 : out.classes + kStep);
     for (int64_t row = begin; row < end; ++row) {
@@ -115,8 +120,10 @@ void along_rows(const RowPolicy& policy, const RowTensor<Out>& out, const RowTen
       if constexpr (kKeepsInOutput) {
         keep.data = out_row.data;
       }
-      const Out* fetched = large && !RowPolicy::kKeeps ? out_row.data : nullptr;
-      policy(walk, RowRange{row, 1}, keep, out_row, fetching_view<acc_t>(in, row, fetched),
+      const View<const In, acc_t> in_row{
+          in.row(row), kStep, fetches_output ? fetch_of<acc_t>(out_row.data) : Fetch{},
+          fetches_next && row + 1 < end ? fetch_of<acc_t>(in.row(row + 1)) : Fetch{}};
+      policy(walk, RowRange{row, 1}, keep, out_row, in_row,
              View<const More, acc_t>{more.row(row), kStep}...);
     }
   });
@@ -257,7 +264,8 @@ void pipelined_rows(const RowPolicy& policy, const RowTensor<Out>& out,
     const Scratch<acc_t> scratch(2 * kept + 1);
     const bool fetched = out.classes >= kFetchedClasses;
     const auto input = [&](int64_t row) {
-      return fetching_view<acc_t>(in, row, fetched ? out.row(row) : nullptr);
+      return View<const In, acc_t>{in.row(row), kStep,
+                                   fetched ? fetch_of<acc_t>(out.row(row)) : Fetch{}};
     };
     const auto output = [&](int64_t row) { return View<Out, acc_t>{out.row(row), kStep}; };
     const auto keep = [&](int64_t row) {

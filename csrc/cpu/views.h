@@ -5,27 +5,42 @@
 
 namespace torchsoftmax::cpu {
 
+/// Memory to fetch into the caches while an operand is read, a place for each of its vectors.
+struct Fetch {
+  const char* data = nullptr;  // null where there is nothing to fetch
+  int64_t step = 0;            // bytes from one place to the next
+
+  void to_write(int64_t i) const {
+    if (data != nullptr) {
+      __builtin_prefetch(data + i * step, 1);
+    }
+  }
+  void to_read_later(int64_t i) const {
+    if (data != nullptr) {
+      __builtin_prefetch(data + i * step, 0, 2);  // into the second level
+    }
+  }
+};
+
 /// An operand as a policy sees it: vectors at a fixed distance.
 template <typename scalar_t, typename acc_t>
 struct View {
   scalar_t* data;
-  int64_t step;  // elements from one vector to the next
-  // Where the policy is going to write, at the same distances in bytes; null where it is not.
-  const char* written = nullptr;
-  int64_t written_step = 0;
+  int64_t step;     // elements from one vector to the next
+  Fetch written{};  // where the policy is going to write
+  Fetch next{};     // the row that comes next
 
   template <typename Lanes>
   Vec<acc_t> load(int64_t i, Lanes lanes) const {
+    next.to_read_later(i);
     return cpu::load<acc_t>(data + i * step, lanes);
   }
-  /// The same in a policy's first pass over the operand, during which the output is fetched too: a
+  /// The same in a policy's first pass over the operand, during which the output is fetched: a
   /// store into the cache reads memory first, and then waits for it alone.
   template <typename Lanes>
   Vec<acc_t> first(int64_t i, Lanes lanes) const {
-    if (written != nullptr) {
-      __builtin_prefetch(written + i * written_step, 1);
-    }
-    return load(i, lanes);
+    written.to_write(i);
+    return cpu::load<acc_t>(data + i * step, lanes);
   }
   /// Of a mask: `values` where it is true, `otherwise` where it is not.
   template <typename Lanes>
