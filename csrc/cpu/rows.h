@@ -63,7 +63,7 @@ inline int64_t rows_per_task(int64_t elements_of_row) {
 // reads from memory what it is going to overwrite. Across rows they are written past the caches;
 // along rows that loses (docs/performance.md), and they are fetched during the first pass instead,
 // unless the second pass already stores there while it computes.
-inline constexpr int64_t kLargeOutput = int64_t{32} << 20;
+inline constexpr int64_t kLargeOutput = int64_t{16} << 20;
 
 template <typename Out>
 bool is_large(const RowTensor<Out>& out) {
