@@ -105,10 +105,10 @@ def measure(problem: Problem, rounds: int, threads: int, compiled: bool) -> list
     names = [name for name in LOSSES if compiled or name != "compile"]
     of_tuned = [name for name in names if name == "plain" or (name == "compile" and problem.listed)]
     processes = {"": Process(False, threads), TUNED: Process(True, threads)}
-    asked = {"": list(names), TUNED: of_tuned}
-    if problem.listed:
-        asked[""].append(PRODUCTS)
-        asked[TUNED].append(FRESH_PRODUCTS)
+    asked = {
+        "": names + [PRODUCTS] * problem.listed,
+        TUNED: of_tuned + [FRESH_PRODUCTS] * problem.listed,
+    }
     first: dict[str, dict[str, float]] = {}
     turns: dict[str, tuple[Process, str]] = {}
     for suffix, process in processes.items():

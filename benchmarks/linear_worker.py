@@ -50,7 +50,7 @@ LOSSES: dict[str, Callable[[], Step]] = {
     "native chunks": lambda: native,
 }
 PRODUCTS = "three products"  # into memory that is there
-FRESH_PRODUCTS = "three products, new gradients"
+FRESH_PRODUCTS = f"{PRODUCTS}, new gradients"
 
 
 def resident(field: str) -> int:
@@ -81,7 +81,7 @@ class Worker:
         self.steps: dict[str, Step] = {}
         exact, replies = self.exact(), {}
         for name in names:
-            if name in (PRODUCTS, FRESH_PRODUCTS):
+            if name not in LOSSES:
                 self.logits = torch.empty(rows, classes, dtype=kind)
                 if name == PRODUCTS:
                     self.gradients = torch.empty_like(self.input), torch.empty_like(self.weight)
@@ -124,7 +124,7 @@ class Worker:
 
     def run(self, name: str) -> None:
         self.input.grad = self.weight.grad = None
-        if name in (PRODUCTS, FRESH_PRODUCTS):
+        if name not in LOSSES:
             input, weight = self.input.detach(), self.weight.detach()
             of_input, of_weight = self.gradients if name == PRODUCTS else (None, None)
             torch.mm(input, weight.t(), out=self.logits)
