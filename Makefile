@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 BUILD_TOOLS = torch==2.13.0 setuptools==84.2.1 wheel==0.48.0 ninja==1.13.2 numpy==2.4.6
-CXX_FILES = $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
+CXX_FILES = $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu)
 SOURCES = setup.py pyproject.toml $(CXX_FILES)
 SANITIZED = build/sanitized
 
-.PHONY: demo test bench accuracy sanitize headers lint format clean
+.PHONY: demo test bench accuracy sanitize headers cuda-objects lint format clean
 
 $(VENV)/.tools: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -58,6 +58,11 @@ sanitize: $(VENV)/.installed
 # neither linked nor run.
 headers: $(VENV)/.installed
 	$(BIN)/python tests/compile_against.py
+
+# The CUDA sources to object files, where nvcc is but neither a GPU nor a CUDA build of torch: against
+# the headers of one, of which pip downloads the wheel.
+cuda-objects: $(VENV)/.installed
+	$(BIN)/python tests/compile_against.py --cuda 2.11.0
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

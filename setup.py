@@ -1,6 +1,13 @@
-"""Builds `_C` (schemas, autograd, composite definitions) and one module of CPU kernels per
-instruction set: setuptools gives every file of an extension the same flags, and mixing instruction
-sets inside one library risks illegal instructions."""
+"""Builds `_C` (schemas, autograd, composite definitions), one module of CPU kernels per instruction
+set, and one of CUDA kernels where CUDA is: setuptools gives every file of an extension the same
+flags, and mixing instruction sets inside one library risks illegal instructions.
+
+Environment variables:
+  TORCHSOFTMAX_CUDA              1 or 0: with or without CUDA kernels; left out, they are built
+                                 where CUDA_HOME is known and torch is a CUDA build
+  TORCHSOFTMAX_INSTRUCTION_SETS  the CPU kernels to build, such as avx512 or default,avx2; left
+                                 out, all of them
+"""
 
 import os
 import platform
@@ -8,8 +15,9 @@ import shutil
 import subprocess
 from glob import glob
 
+import torch
 from setuptools import setup
-from torch.utils.cpp_extension import BuildExtension, CppExtension
+from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 
 FLAGS = ["-O3", "-g0", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 WARNINGS = ["-Wall", "-Wno-unknown-pragmas", "-Wno-psabi"]
@@ -29,14 +37,56 @@ if platform.machine() in ("x86_64", "AMD64"):
     AVX512 += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
     INSTRUCTION_SETS["avx512"] = ["-DCPU_CAPABILITY=AVX512", "-DCPU_CAPABILITY_AVX512", *AVX512]
 
+CUDA_FLAGS = ["-O3", "--expt-relaxed-constexpr", "--threads=2", "-Xcompiler=-fvisibility=hidden"]
+HEADERS = glob("csrc/**/*.h", recursive=True)
+
+
+def with_cuda() -> bool:
+    found = CUDA_HOME is not None and torch.version.cuda is not None
+    chosen = os.environ.get("TORCHSOFTMAX_CUDA", "1" if found else "0")
+    if chosen not in ("0", "1"):
+        raise SystemExit(f"TORCHSOFTMAX_CUDA: expected 0 or 1, got {chosen!r}")
+    if chosen == "1" and not found:
+        raise SystemExit(
+            "TORCHSOFTMAX_CUDA=1: expected a CUDA toolkit and a CUDA build of torch, got "
+            f"CUDA_HOME={CUDA_HOME} and torch {torch.__version__}"
+        )
+    return chosen == "1" and not SANITIZE
+
+
+def instruction_sets() -> list[str]:
+    chosen = os.environ.get("TORCHSOFTMAX_INSTRUCTION_SETS")
+    names = chosen.split(",") if chosen else list(INSTRUCTION_SETS)
+    if not set(names) <= set(INSTRUCTION_SETS):
+        raise SystemExit(
+            f"TORCHSOFTMAX_INSTRUCTION_SETS: expected some of {','.join(INSTRUCTION_SETS)}, "
+            f"got {chosen!r}"
+        )
+    return names
+
+
+def sources(*folders: str, kinds: tuple[str, ...] = ("cpp",)) -> list[str]:
+    return sorted(
+        file for folder in folders for kind in kinds for file in glob(f"{folder}/*.{kind}")
+    )
+
 
 def extension(name: str, folders: list[str], flags: list[str]) -> CppExtension:
     return CppExtension(
         f"torchsoftmax.{name}",
-        sorted(file for folder in folders for file in glob(f"{folder}/*.cpp")),
-        depends=glob("csrc/**/*.h", recursive=True),
+        sources(*folders),
+        depends=HEADERS,
         extra_compile_args=FLAGS + WARNINGS + flags + LAST,
         extra_link_args=LINK + LAST,
+    )
+
+
+def cuda_extension() -> CppExtension:
+    return CUDAExtension(
+        "torchsoftmax._cuda",
+        sources("csrc/cuda", "csrc/module", kinds=("cpp", "cu")),
+        depends=HEADERS,
+        extra_compile_args={"cxx": FLAGS + WARNINGS, "nvcc": CUDA_FLAGS},
     )
 
 
@@ -47,7 +97,7 @@ class BuildEach(BuildExtension):
     def build_extension(self, ext: CppExtension) -> None:
         folder = self.build_temp
         self.build_temp = os.path.join(folder, ext.name)
-        if self.compiler.compiler_type == "unix":
+        if self.compiler.compiler_type == "unix" and isinstance(ext.extra_compile_args, list):
             self.precompile(ext, os.path.abspath(os.path.join(self.build_temp, "precompiled.h")))
         super().build_extension(ext)
         self.build_temp = folder
@@ -63,10 +113,15 @@ class BuildEach(BuildExtension):
             ext.extra_compile_args += ["-include", header]
 
 
+CUDA = with_cuda()
 modules = [
-    extension(f"_cpu_{name}", ["csrc/cpu"], flags) for name, flags in INSTRUCTION_SETS.items()
+    extension(f"_cpu_{name}", ["csrc/cpu", "csrc/module"], INSTRUCTION_SETS[name])
+    for name in instruction_sets()
 ]
+if CUDA:
+    modules.append(cuda_extension())
 if not SANITIZE:
-    modules.insert(0, extension("_C", ["csrc", "csrc/autograd", "csrc/composite"], []))
+    macro = ["-DTORCHSOFTMAX_CUDA"] if CUDA else []
+    modules.insert(0, extension("_C", ["csrc", "csrc/autograd", "csrc/composite"], macro))
 
 setup(ext_modules=modules, cmdclass={"build_ext": BuildEach})

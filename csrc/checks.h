@@ -265,6 +265,13 @@ inline void cross_entropy_with_gradient(const CrossEntropyArgs& args, const Tens
               ", got ", grad_output.sym_sizes());
 }
 
+inline void scale(const Tensor& values, const Tensor& factor) {
+  floating("scale_", "values", values);
+  floating("scale_", "factor", factor);
+  same_device("scale_", "factor", factor, values);
+  TORCH_CHECK(factor.dim() == 0, "scale_: expected factor of shape [], got ", factor.sym_sizes());
+}
+
 /// Whether `stacked` holds `count` values for each row, in the accumulation type of `input`.
 inline void row_statistics(const char* name, const char* forward, const Tensor& stacked,
                            int64_t count, const Tensor& input, c10::SymDimVector rows) {

@@ -63,6 +63,7 @@ class ChunkedLinear {
   ChunkedLinear(const LinearLayer& layer, Rows rows, GradientMask wanted)
       : layer_(layer),
         rows_(std::move(rows)),
+        wants_weight_(wanted[1]),
         accumulated_(layer.input.options().dtype(at::toOpMathType(layer.input.scalar_type()))) {
     if (wanted[0]) {
       grad_input_ = fresh(layer.input.sizes(), layer.input.options());
@@ -70,11 +71,8 @@ class ChunkedLinear {
         grad_input_.zero_();
       }
     }
-    if (wanted[1]) {
-      grad_weight_ = fresh(layer.weight.sizes(), accumulated_);
-      if (rows_.count() == 0) {
-        grad_weight_.zero_();
-      }
+    if (wanted[1] && rows_.count() == 0) {
+      grad_weight_ = at::zeros(layer.weight.sizes(), layer.weight.options());
     }
     if (wanted[2]) {
       grad_bias_ = at::zeros(layer.bias.sizes(), accumulated_);
@@ -92,7 +90,13 @@ class ChunkedLinear {
     const int64_t row_bytes =
         std::max<int64_t>(1, layer.weight.size(0)) * layer.input.element_size();
     const bool narrow = layer.input.element_size() == 2;
-    const int64_t bytes = narrow ? kLogitsBytesOf16Bits : kLogitsBytes;
+    int64_t bytes = narrow ? kLogitsBytesOf16Bits : kLogitsBytes;
+    if (!layer.input.is_cpu()) {
+      // No less than the float32 sum over chunks of a gradient of the weight would take.
+      const int64_t sum_bytes =
+          narrow ? layer.weight.numel() * static_cast<int64_t>(sizeof(float)) : 0;
+      bytes = std::max(kLogitsBytesOnDevice, sum_bytes);
+    }
     const int64_t most = std::max(kFewestRows, bytes / row_bytes);
     const int64_t chunks = std::max<int64_t>(1, (rows + most - 1) / most);
     return (rows + chunks - 1) / chunks;
@@ -104,6 +108,10 @@ class ChunkedLinear {
   template <typename GradientOf>
   void run(std::optional<int64_t> chunk_size, GradientOf&& gradient_of) {
     const int64_t chunk = rows_of_chunk(layer_, rows_.count(), chunk_size);
+    if (wants_weight_ && rows_.count() > 0) {  // a sum over chunks is rounded once
+      grad_weight_ = fresh(layer_.weight.sizes(),
+                           chunk < rows_.count() ? accumulated_ : layer_.weight.options());
+    }
     const Tensor buffer =
         fresh({std::min(chunk, rows_.count()), layer_.weight.size(0)}, layer_.input.options());
     for (int64_t begin = 0; begin < rows_.count(); begin += chunk) {
@@ -140,6 +148,7 @@ class ChunkedLinear {
   // is more where 16-bit operands are copied to float32 in parts.
   static constexpr int64_t kLogitsBytes = 52'000'000;
   static constexpr int64_t kLogitsBytesOf16Bits = 40'000'000;
+  static constexpr int64_t kLogitsBytesOnDevice = int64_t{1} << 29;
   static constexpr int64_t kFewestRows = 16;
 
   /// Adds what the gradient of a chunk's logits makes of the gradients.
@@ -163,6 +172,7 @@ class ChunkedLinear {
 
   const LinearLayer& layer_;
   const Rows rows_;
+  const bool wants_weight_;
   const at::TensorOptions accumulated_;
   Tensor grad_input_, grad_weight_, grad_bias_;
 };

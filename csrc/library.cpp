@@ -64,6 +64,8 @@ TORCH_LIBRARY(torchsoftmax, m) {
          "Tensor? sample_weight, Tensor grad_output, " +
          kOptions + ") -> (Tensor loss, Tensor statistics)")
             .c_str());
+  // values *= factor, a number.
+  m.def("scale_(Tensor(a!) values, Tensor factor) -> ()");
   // The gradient with respect to class probabilities.
   m.def(of_cross_entropy("cross_entropy_target_backward", saved, "Tensor").c_str());
 
@@ -145,5 +147,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       "gcc "
 #endif
       __VERSION__);
+#if defined(TORCHSOFTMAX_CUDA)
+  m.attr("cuda") = true;
+#else
   m.attr("cuda") = false;
+#endif
 }

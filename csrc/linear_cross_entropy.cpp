@@ -10,9 +10,13 @@
 namespace torchsoftmax {
 namespace {
 
-/// A sum in float64 that does not depend on the number of threads: at::sum splits what is longer.
+/// A sum in float64 that does not depend on the number of threads: on the CPU at::sum splits what
+/// is longer.
 Tensor total(const Tensor& values) {
   constexpr int64_t kNotSplit = 16384;
+  if (!values.is_cpu()) {
+    return values.sum(at::kDouble);
+  }
   Tensor sum = at::zeros({}, values.options().dtype(at::kDouble));
   for (const Tensor& part : values.reshape({-1}).split(kNotSplit)) {
     sum += part.sum(at::kDouble);
@@ -27,10 +31,11 @@ std::vector<int64_t> row_shape(const CrossEntropyArgs& rows) {
   return shape;
 }
 
-/// Those with a target that is not ignored.
+/// Those with a target that is not ignored; all where the host would have to wait for a device to
+/// tell it which.
 Rows rows_taking_part(const LinearCrossEntropyArgs& args) {
   const int64_t count = args.layer.input.size(0);
-  return args.probabilities() || count == 0
+  return args.probabilities() || count == 0 || !args.layer.input.is_cpu()
              ? Rows(count)
              : Rows(args.rows.target.ne(args.rows.ignore_index).reshape({count, -1}).any(1));
 }
@@ -113,6 +118,19 @@ LinearGradients no_gradients(const Tensor& input) {
   return {none, none, none};
 }
 
+/// The layer, with 0 in the place of the rows that are ignored, which may hold nan: of a device,
+/// whose rows all reach the products.
+LinearLayer without_ignored(const LinearCrossEntropyArgs& args, const Rows& rows) {
+  LinearLayer layer = args.layer;
+  if (!layer.input.is_cpu() && rows.count() > 0 && !args.probabilities()) {
+    const Tensor valid = args.rows.target.ne(args.rows.ignore_index)
+                             .reshape({rows.count(), -1})
+                             .any(1, /*keepdim=*/true);
+    layer.input = at::where(valid, layer.input, 0);
+  }
+  return layer;
+}
+
 struct Computed {
   Tensor losses;
   LinearGradients gradients;
@@ -131,7 +149,8 @@ Computed compute(const LinearCrossEntropyArgs& args, const CrossEntropyArgs& giv
                         : no_gradients(given.input)};
   }
   const bool any = wanted[0] || wanted[1] || wanted[2];
-  ChunkedLinear chunks(args.layer, taking_part, wanted);
+  const LinearLayer layer = without_ignored(args, taking_part);
+  ChunkedLinear chunks(layer, taking_part, wanted);
   const Losses rows(args, chunks, any ? row_gradient : Tensor(), chunk_size);
   return {rows.losses, chunks.gradients(given.input, linear_weight, linear_bias)};
 }
@@ -146,7 +165,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
   const auto accumulated = given.input.options().dtype(at::toOpMathType(given.input.scalar_type()));
   Tensor sum = total_weight(args.rows);
   if (given_normalizer.has_value() && given_normalizer->defined()) {
-    sum = given_normalizer->to(sum.options());
+    sum = given_normalizer->is_cpu() ? at::full({}, given_normalizer->item<double>(), sum.options())
+                                     : given_normalizer->to(sum.options());
   }
   const Tensor normalizer = sum.to(accumulated);
   const Tensor row_gradient =

@@ -130,6 +130,8 @@ LinearGradients linear_cross_entropy_backward(const CrossEntropyArgs& given,
   return linear_gradients(given.input, linear_weight, linear_bias, wanted);
 }
 
+void scale_(const Tensor& values, const Tensor& factor) { checks::scale(values, factor); }
+
 void gemm_(const Tensor& out, const Tensor& a, const Tensor& b, bool) { checks::gemm(out, a, b); }
 
 ops::Statistics softmax_statistics(const Tensor& input, const OptionalTensor& index,
@@ -220,6 +222,7 @@ TORCH_LIBRARY_IMPL(torchsoftmax, Meta, m) {
   m.impl("cross_entropy_with_gradient_", &OfCrossEntropy<&cross_entropy_with_gradient_>::call);
   m.impl("linear_cross_entropy_forward", &OfCrossEntropy<&linear_cross_entropy_forward>::call);
   m.impl("linear_cross_entropy_backward", &OfCrossEntropy<&linear_cross_entropy_backward>::call);
+  m.impl("scale_", &scale_);
   m.impl("gemm_", &gemm_);
   m.impl("softmax_statistics", &softmax_statistics);
   m.impl("softmax_statistics_backward", &softmax_statistics_backward);

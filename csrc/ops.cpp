@@ -108,6 +108,11 @@ Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor&
   return op(args, grad_output, statistics, normalizer);
 }
 
+void scale_(const Tensor& values, const Tensor& factor) {
+  static const auto op = find<void(const Tensor&, const Tensor&)>("torchsoftmax::scale_");
+  op.call(values, factor);
+}
+
 std::tuple<Tensor, Tensor> cross_entropy_with_gradient_(const CrossEntropyArgs& args,
                                                         const Tensor& grad_output) {
   static const OpOfCrossEntropy<std::tuple<Tensor, Tensor>, const Tensor&> op(

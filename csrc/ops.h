@@ -98,6 +98,8 @@ void cross_entropy_backward_(const CrossEntropyArgs& args, const Tensor& grad_ou
                              const Tensor& statistics, const Tensor& normalizer);
 Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor& grad_output,
                                      const Tensor& statistics, const Tensor& normalizer);
+/// values *= factor, a number.
+void scale_(const Tensor& values, const Tensor& factor);
 
 /// `args.input` holds what the logits are a linear function of. chunk_size: rows at a time.
 Tensor linear_cross_entropy(const CrossEntropyArgs& args, const Tensor& linear_weight,

@@ -18,8 +18,9 @@ class VocabularyTiles {
  public:
   /// Whether to take tiles: for the loss alone; with the gradient of the weight, where they keep
   /// their logits, or where a float32 copy of the gradient, which the sum over chunks needs, would
-  /// take more than the budget. Not where there would be one chunk, nor for what makes the gradient
-  /// of a class depend on other classes than the target.
+  /// take more than the budget. Not where there would be one chunk; not on a device, whose rows are
+  /// not picked by their targets and whose memory has room for larger chunks; nor for what makes
+  /// the gradient of a class depend on other classes than the target.
   static bool serve(const LinearCrossEntropyArgs& args, int64_t rows,
                     std::optional<int64_t> chunk_size, GradientMask wanted,
                     int64_t accumulator_bytes) {
@@ -27,7 +28,7 @@ class VocabularyTiles {
     const CrossEntropyArgs& loss = args.rows;
     const int64_t copy_bytes = weight.numel() * static_cast<int64_t>(sizeof(float));
     const bool loss_alone = !wanted[0] && !wanted[1] && !wanted[2];
-    return rows > ChunkedLinear::rows_of_chunk(args.layer, rows, chunk_size) &&
+    return weight.is_cpu() && rows > ChunkedLinear::rows_of_chunk(args.layer, rows, chunk_size) &&
            !args.probabilities() && loss.input.dim() == 2 && loss.label_smoothing == 0 &&
            (loss.z_loss == 0 || !loss.weight.defined()) &&
            (loss_alone ||

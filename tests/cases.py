@@ -22,6 +22,36 @@ from torchsoftmax import derivatives
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
+def devices() -> list[str]:
+    """The CPU, and the GPU where there is one and kernels for it were built."""
+    return ["cpu", "cuda"] if torchsoftmax._C.cuda and torch.cuda.is_available() else ["cpu"]
+
+
+def others(device: str) -> list[str]:
+    """The devices that a tensor may be on when it should be on this one."""
+    return [other for other in ("meta", *devices()) if other != device]
+
+
+def on(device: str, value: Any, elsewhere: str = "meta") -> Any:
+    """A tensor on the device, with its strides; of a tuple, list or dict, all that it holds.
+
+    A tensor on the meta device is one on the wrong device, and goes ``elsewhere``.
+    """
+    if isinstance(value, dict):
+        return {key: on(device, each, elsewhere) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(on(device, each, elsewhere) for each in value)
+    if not isinstance(value, Tensor) or value.device.type == device:
+        return value
+    if value.is_meta:
+        return torch.zeros_like(value, device=elsewhere)
+    # All of the memory that it lies in: gaps stay gaps, and what is expanded stays expanded.
+    size = value.untyped_storage().nbytes() // value.itemsize
+    memory = value.detach().as_strided((size,), (1,), 0).to(device)
+    there = memory.as_strided(value.size(), value.stride(), value.storage_offset())
+    return there.detach().requires_grad_(value.requires_grad)
+
+
 @dataclass(frozen=True)
 class Sample:
     """One call: tensors that can be differentiated, other positional arguments, keywords."""
@@ -34,6 +64,9 @@ class Sample:
     def leaves(self) -> tuple[Tensor, ...]:
         """Fresh copies of the inputs, with their strides, that require a gradient."""
         return tuple(copy.deepcopy(x).requires_grad_() for x in self.inputs)
+
+    def to(self, device: str) -> Sample:
+        return Sample(self.name, *on(device, (self.inputs, self.args, self.kwargs)))
 
 
 @dataclass(frozen=True)
@@ -51,9 +84,9 @@ class Operator:
     # Whether the kernel computes what is differentiated, too, and not the definition.
     one_way: bool = True
 
-    def small(self) -> Sample:
+    def small(self, device: str) -> Sample:
         """A float64 sample small enough for finite differences and compilation."""
-        return next(self.samples(torch.float64))
+        return next(self.samples(torch.float64)).to(device)
 
     def __str__(self) -> str:
         return self.name

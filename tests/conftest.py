@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 import torch
+from cases import devices
 
 import torchsoftmax._load
 
@@ -13,16 +14,30 @@ import torchsoftmax._load
 _inductor_cache = tempfile.TemporaryDirectory(prefix="torchsoftmax-inductor-")
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = _inductor_cache.name
 
+# Products on a GPU are compared bit for bit with themselves, and with float64 by the rounding of
+# their dtype: they have one order of summation, in float32. cuBLAS reads the variable at its start.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+torch.backends.cuda.matmul.allow_tf32 = False
+torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("suite")
 
 
 def pytest_report_header() -> str:
+    gpu = f"{torch.cuda.get_device_name()}, " if "cuda" in devices() else ""
     return (
         f"torch {torch.__version__}, {torchsoftmax._load.cpu_kernels()}, "
-        f"{torch.get_num_threads()} threads, "
+        f"{torch.get_num_threads()} threads, {gpu}"
         f"ATEN_CPU_CAPABILITY={os.environ.get('ATEN_CPU_CAPABILITY', 'not set')}"
     )
+
+
+@pytest.fixture(scope="session", params=devices())
+def device(request: pytest.FixtureRequest) -> str:
+    """Every device that there are kernels for: a test that takes it runs on each."""
+    return request.param
 
 
 @pytest.fixture(autouse=True)

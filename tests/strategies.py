@@ -55,6 +55,11 @@ class Laid:
     window: Tensor
     buffer: Tensor
 
+    def to(self, device: str) -> Laid:
+        window, buffer = self.window, self.buffer.to(device)
+        strides = window.size(), window.stride(), window.storage_offset()
+        return Laid(buffer.as_strided(*strides), buffer)
+
     def leaf(self) -> Tensor:
         """The window itself, in the same memory, as a leaf of autograd."""
         return self.window.detach().requires_grad_(self.window.is_floating_point())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import class_probabilities, logits
+from cases import class_probabilities, logits, on, others
 from torch import Tensor
 
 import torchsoftmax  # noqa: F401  (loads the operators)
@@ -27,7 +27,7 @@ def named(operator: str, values: dict[str, Any]) -> dict[str, Any]:
     return {a.name: values[a.name] for a in schema.arguments if a.name in values}
 
 
-def backward_of_loss(name: str, **replaced: Any) -> object:
+def backward_of_loss(name: str, device: str, elsewhere: str = "meta", **replaced: Any) -> object:
     """Called with what forward gives, but for the arguments in ``replaced``."""
     of_target = name == "cross_entropy_target_backward"
     given = {
@@ -38,9 +38,10 @@ def backward_of_loss(name: str, **replaced: Any) -> object:
         **{"reduction": 1, "ignore_index": -100, "label_smoothing": 0.0},
         **{"temperature": 1.0, "softcap": 0.0, "z_loss": 0.0},
     }
+    given, replaced = on(device, (given, replaced), elsewhere)
     returned = ops.cross_entropy_forward(**named("cross_entropy_forward", given))
     names = [result.name for result in ops.cross_entropy_forward.default._schema.returns]
-    saved = dict(zip(names, returned, strict=True)) | {"grad_output": ONE}
+    saved = dict(zip(names, returned, strict=True)) | {"grad_output": on(device, ONE)}
     return getattr(ops, name)(**named(name, given | saved | replaced))
 
 
@@ -101,10 +102,13 @@ LOSS_CASES: list[tuple[type[Exception], str, dict[str, Any]]] = [
 ]
 
 
-def raises(name: str, error: type[Exception], message: str, replaced: dict[str, Any]) -> None:
-    with pytest.raises(error, match=re.escape(message)) as raised:
-        backward_of_loss(name, **replaced)
-    assert raised.type is error
+def raises(
+    name: str, error: type[Exception], message: str, replaced: dict[str, Any], device: str
+) -> None:
+    for elsewhere in others(device):
+        with pytest.raises(error, match=re.escape(message)) as raised:
+            backward_of_loss(name, device, elsewhere, **replaced)
+        assert raised.type is error
 
 
 @pytest.mark.parametrize("error, message, replaced", LOSS_CASES)
@@ -112,41 +116,45 @@ def raises(name: str, error: type[Exception], message: str, replaced: dict[str, 
     "name", ["cross_entropy_backward", "cross_entropy_backward_", "cross_entropy_target_backward"]
 )
 def test_cross_entropy(
-    name: str, error: type[Exception], message: str, replaced: dict[str, Any]
+    name: str, error: type[Exception], message: str, replaced: dict[str, Any], device: str
 ) -> None:
-    raises(name, error, message, replaced)
+    raises(name, error, message, replaced, device)
 
 
 @pytest.mark.parametrize("error, message, replaced", LOSS_CASES)
 @pytest.mark.parametrize("name", ["cross_entropy_backward", "cross_entropy_target_backward"])
 def test_the_composite_definition_of_cross_entropy(
-    name: str, error: type[Exception], message: str, replaced: dict[str, Any]
+    name: str, error: type[Exception], message: str, replaced: dict[str, Any], device: str
 ) -> None:
     """It stands in where the gradient is to be differentiated, and took whatever came."""
     grad_output = replaced.get("grad_output", ONE)
     differentiated = grad_output.clone().requires_grad_()
-    raises(name, error, message, replaced | {"grad_output": differentiated})
+    raises(name, error, message, replaced | {"grad_output": differentiated}, device)
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_target_gradient_of_class_indices(requires_grad: bool) -> None:
+def test_target_gradient_of_class_indices(requires_grad: bool, device: str) -> None:
     expected = "cross_entropy_target_backward: expected class probabilities as target"
     grad_output = ONE.clone().requires_grad_(requires_grad)
     with pytest.raises(RuntimeError, match=expected):
-        backward_of_loss("cross_entropy_target_backward", target=TARGET, grad_output=grad_output)
+        backward_of_loss(
+            "cross_entropy_target_backward", device, target=TARGET, grad_output=grad_output
+        )
 
 
-def test_statistics_that_are_not_contiguous() -> None:
+def test_statistics_that_are_not_contiguous(device: str) -> None:
     """Read with their strides, not as if they had none."""
     statistics = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    expected = backward_of_loss("cross_entropy_backward", statistics=statistics)
-    strided = backward_of_loss("cross_entropy_backward", statistics=statistics.t().contiguous().t())
+    expected, strided = (
+        backward_of_loss("cross_entropy_backward", device, statistics=each)
+        for each in (statistics, statistics.t().contiguous().t())
+    )
     assert torch.equal(strided, expected)
 
 
-def test_the_gradient_in_forward_is_of_a_loss_that_is_reduced() -> None:
+def test_the_gradient_in_forward_is_of_a_loss_that_is_reduced(device: str) -> None:
     given = {"input": X, "target": TARGET, "with_gradient": True, "reduction": 0}
-    given |= dict.fromkeys(("weight", "sample_weight", "normalizer", "dtype"))
+    given = on(device, given | dict.fromkeys(("weight", "sample_weight", "normalizer", "dtype")))
     with pytest.raises(ValueError, match="cross_entropy_forward: expected with_gradient"):
         ops.cross_entropy_forward(**named("cross_entropy_forward", given))
 
@@ -168,9 +176,17 @@ DTYPE = "{}: expected grad_output of dtype Float to match output, got Double"
 )
 @pytest.mark.parametrize("name", ["softmax_backward", "log_softmax_backward"])
 def test_softmax(
-    name: str, error: type[Exception], message: str, grad_output: Tensor, output: Tensor, dim: int
+    name: str,
+    error: type[Exception],
+    message: str,
+    grad_output: Tensor,
+    output: Tensor,
+    dim: int,
+    device: str,
 ) -> None:
-    for leaf in (grad_output, grad_output.clone().requires_grad_(grad_output.is_floating_point())):
-        with pytest.raises(error, match=re.escape(message.format(name))) as raised:
-            getattr(ops, name)(leaf, output, dim)
-        assert raised.type is error
+    for elsewhere in others(device):
+        grad, result = on(device, (grad_output, output), elsewhere)
+        for leaf in (grad, grad.clone().requires_grad_(grad.is_floating_point())):
+            with pytest.raises(error, match=re.escape(message.format(name))) as raised:
+                getattr(ops, name)(leaf, result, dim)
+            assert raised.type is error

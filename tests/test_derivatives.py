@@ -10,7 +10,7 @@ from math import inf, nan
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import logits
+from cases import devices, logits, on, others
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import hessian, jacrev, jvp, vjp, vmap
@@ -25,7 +25,10 @@ TARGETS = ("indices", "probabilities")
 every_layout = pytest.mark.parametrize(("shape", "dim"), LAYOUTS)
 every_temperature = pytest.mark.parametrize("temperature", TEMPERATURES)
 every_target = pytest.mark.parametrize("kind", TARGETS)
-float64 = partial(logits, dtype=torch.float64)
+
+
+def float64(device: str, *shape: int, seed: int = 0) -> Tensor:
+    return on(device, logits(*shape, dtype=torch.float64, seed=seed))
 
 
 def assert_same(ours: Tensor, expected: Tensor) -> None:
@@ -40,12 +43,12 @@ def per_row(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     return function(rows)
 
 
-def target_of(kind: str, shape: tuple[int, ...]) -> Tensor:
+def target_of(device: str, kind: str, shape: tuple[int, ...]) -> Tensor:
     """Probabilities have a mass of their own in each row."""
     generator = torch.Generator().manual_seed(1)
     if kind == "indices":
-        return torch.randint(shape[-1], shape[:-1], generator=generator)
-    return torch.rand(shape, generator=generator, dtype=torch.float64)
+        return on(device, torch.randint(shape[-1], shape[:-1], generator=generator))
+    return on(device, torch.rand(shape, generator=generator, dtype=torch.float64))
 
 
 def loss_of(x: Tensor, target: Tensor, temperature: float) -> Tensor:
@@ -66,8 +69,10 @@ def per_row_of_loss(
 @every_layout
 @every_temperature
 @pytest.mark.parametrize("log", [False, True], ids=["softmax", "log_softmax"])
-def test_jacobian(shape: tuple[int, ...], dim: int, temperature: float, log: bool) -> None:
-    x = float64(*shape)
+def test_jacobian(
+    shape: tuple[int, ...], dim: int, temperature: float, log: bool, device: str
+) -> None:
+    x = float64(device, *shape)
     native = torch.log_softmax if log else torch.softmax
     ours = derivatives.log_softmax_jacobian if log else derivatives.softmax_jacobian
     expected = per_row(jacrev(lambda row: native(row / temperature, 0)), x.movedim(dim, -1))
@@ -81,8 +86,8 @@ def test_jacobian(shape: tuple[int, ...], dim: int, temperature: float, log: boo
 @pytest.mark.kernels
 @every_layout
 @every_temperature
-def test_softmax_hessian(shape: tuple[int, ...], dim: int, temperature: float) -> None:
-    x = float64(*shape)
+def test_softmax_hessian(shape: tuple[int, ...], dim: int, temperature: float, device: str) -> None:
+    x = float64(device, *shape)
     native = hessian(lambda row: torch.softmax(row / temperature, 0))
     ours = derivatives.softmax_hessian(x, dim, temperature=temperature)
     assert_same(ours, per_row(native, x.movedim(dim, -1)))
@@ -93,9 +98,9 @@ def test_softmax_hessian(shape: tuple[int, ...], dim: int, temperature: float) -
 @pytest.mark.kernels
 @every_layout
 @every_temperature
-def test_products(shape: tuple[int, ...], dim: int, temperature: float) -> None:
+def test_products(shape: tuple[int, ...], dim: int, temperature: float, device: str) -> None:
     """Native's forward and reverse mode, and the product with the matrix."""
-    x, v = float64(*shape), float64(*shape, seed=7)
+    x, v = float64(device, *shape), float64(device, *shape, seed=7)
 
     def native(x: Tensor) -> Tensor:
         return torch.softmax(x / temperature, dim)
@@ -113,8 +118,12 @@ def test_products(shape: tuple[int, ...], dim: int, temperature: float) -> None:
 @pytest.mark.parametrize("shape", [(7,), (4, 7), (2, 3, 5)])
 @every_target
 @every_temperature
-def test_cross_entropy(shape: tuple[int, ...], kind: str, temperature: float) -> None:
-    x, v, target = float64(*shape), float64(*shape, seed=7), target_of(kind, shape)
+def test_cross_entropy(shape: tuple[int, ...], kind: str, temperature: float, device: str) -> None:
+    x, v, target = (
+        float64(device, *shape),
+        float64(device, *shape, seed=7),
+        target_of(device, kind, shape),
+    )
     gradient = derivatives.cross_entropy_gradient(x, target, temperature=temperature)
     assert_same(gradient, per_row_of_loss(torch.func.grad, x, target, temperature))
     matrix = derivatives.cross_entropy_hessian(x, target, temperature=temperature)
@@ -126,14 +135,14 @@ def test_cross_entropy(shape: tuple[int, ...], kind: str, temperature: float) ->
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
-def test_index_dtypes(dtype: torch.dtype) -> None:
-    x, target = float64(4, 7), target_of("indices", (4, 7))
+def test_index_dtypes(dtype: torch.dtype, device: str) -> None:
+    x, target = float64(device, 4, 7), target_of(device, "indices", (4, 7))
     for function in (derivatives.cross_entropy_gradient, derivatives.cross_entropy_hessian):
         assert torch.equal(function(x, target.to(dtype)), function(x, target))
 
 
-def test_probabilities_of_another_dtype_are_promoted() -> None:
-    x, target = float64(4, 7).float(), target_of("probabilities", (4, 7))
+def test_probabilities_of_another_dtype_are_promoted(device: str) -> None:
+    x, target = float64(device, 4, 7).float(), target_of(device, "probabilities", (4, 7))
     gradient = derivatives.cross_entropy_gradient(x, target)
     assert gradient.dtype == torch.float64
     assert_same(gradient, derivatives.cross_entropy_gradient(x.double(), target))
@@ -141,9 +150,10 @@ def test_probabilities_of_another_dtype_are_promoted() -> None:
     assert derivatives.cross_entropy_hvp(x, target, x).dtype == torch.float64
 
 
-X = float64(3, 4)
-V = float64(3, 4, seed=7)
-INDICES, PROBABILITIES = target_of("indices", (3, 4)), target_of("probabilities", (3, 4))
+X = float64("cpu", 3, 4)
+V = float64("cpu", 3, 4, seed=7)
+INDICES = {device: target_of(device, "indices", (3, 4)) for device in devices()}
+PROBABILITIES = target_of("cpu", "probabilities", (3, 4))
 FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "softmax_jacobian": (lambda x: derivatives.softmax_jacobian(x, 0, temperature=0.7), (X,)),
     "log_softmax_jacobian": (
@@ -154,7 +164,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "softmax_jvp": (lambda x, v: derivatives.softmax_jvp(x, v, 0, temperature=0.7), (X, V)),
     "softmax_vjp": (lambda x, v: derivatives.softmax_vjp(x, v, 0, temperature=0.7), (X, V)),
     "cross_entropy_gradient": (
-        lambda x: derivatives.cross_entropy_gradient(x, INDICES, temperature=0.7),
+        lambda x: derivatives.cross_entropy_gradient(x, INDICES[x.device.type], temperature=0.7),
         (X,),
     ),
     "cross_entropy_gradient, probabilities": (
@@ -166,7 +176,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         (X, PROBABILITIES),
     ),
     "cross_entropy_hvp": (
-        lambda x, v: derivatives.cross_entropy_hvp(x, INDICES, v, temperature=0.7),
+        lambda x, v: derivatives.cross_entropy_hvp(x, INDICES[x.device.type], v, temperature=0.7),
         (X, V),
     ),
     "cross_entropy_hvp, probabilities": (
@@ -178,17 +188,17 @@ every_function = pytest.mark.parametrize("name", FUNCTIONS)
 
 
 @every_function
-def test_differentiable_themselves(name: str) -> None:
-    function, inputs = FUNCTIONS[name]
+def test_differentiable_themselves(name: str, device: str) -> None:
+    function, inputs = on(device, FUNCTIONS[name])
     leaves = tuple(x.clone().requires_grad_() for x in inputs)
     assert gradcheck(function, leaves, check_forward_ad=True, check_batched_grad=True)
     assert gradgradcheck(function, leaves, check_fwd_over_rev=True)
 
 
 @every_function
-def test_transforms(name: str) -> None:
+def test_transforms(name: str, device: str) -> None:
     """vmap and compilation give what a plain call gives, of values and of gradients."""
-    function, inputs = FUNCTIONS[name]
+    function, inputs = on(device, FUNCTIONS[name])
     batches = [torch.stack([x, x.flip(0), 2 * x]) for x in inputs]
     separate = [function(*each) for each in zip(*batches, strict=True)]
     assert_same(vmap(function)(*batches), torch.stack(separate))
@@ -209,25 +219,23 @@ def test_transforms(name: str) -> None:
 @pytest.mark.parametrize(
     "function", [derivatives.cross_entropy_gradient, derivatives.cross_entropy_hessian]
 )
-def test_vmap_over_class_indices(function: Callable[..., Tensor]) -> None:
-    x, target = float64(4, 7), target_of("indices", (4, 7))
+def test_vmap_over_class_indices(function: Callable[..., Tensor], device: str) -> None:
+    x, target = float64(device, 4, 7), target_of(device, "indices", (4, 7))
     assert_same(vmap(function)(x, target), function(x, target))
-    with pytest.raises(IndexError, match="Target 7 is out of bounds"):
-        vmap(function)(x, torch.tensor([0, 7, 1, 2]))
 
 
-def test_the_second_derivative_is_the_derivative_of_the_first() -> None:
-    x = float64(7)
+def test_the_second_derivative_is_the_derivative_of_the_first(device: str) -> None:
+    x = float64(device, 7)
     assert_same(derivatives.softmax_hessian(x), jacrev(derivatives.softmax_jacobian)(x))
-    gradient = partial(derivatives.cross_entropy_gradient, target=torch.tensor(3))
-    assert_same(derivatives.cross_entropy_hessian(x, torch.tensor(3)), jacrev(gradient)(x))
+    target = torch.tensor(3, device=device)
+    gradient = partial(derivatives.cross_entropy_gradient, target=target)
+    assert_same(derivatives.cross_entropy_hessian(x, target), jacrev(gradient)(x))
 
 
-def test_rows_of_the_log_softmax_jacobian_are_scores() -> None:
-    x = float64(7)
-    scores = torch.stack(
-        [-derivatives.cross_entropy_gradient(x, torch.tensor(c)) for c in range(7)]
-    )
+def test_rows_of_the_log_softmax_jacobian_are_scores(device: str) -> None:
+    x = float64(device, 7)
+    targets = torch.arange(7, device=device)
+    scores = torch.stack([-derivatives.cross_entropy_gradient(x, target) for target in targets])
     assert_same(derivatives.log_softmax_jacobian(x), scores)
 
 
@@ -235,8 +243,8 @@ def test_rows_of_the_log_softmax_jacobian_are_scores() -> None:
 @pytest.mark.parametrize(
     "row", [[0.0, nan, 1.0], [0.0, inf, 1.0], [-inf] * 3, [0.0, -inf, 1.0]], ids=str
 )
-def test_special_rows_are_natives(function: str, row: list[float]) -> None:
-    x = torch.tensor([row, [1.0, 2.0, 3.0]], dtype=torch.float64)
+def test_special_rows_are_natives(function: str, row: list[float], device: str) -> None:
+    x = torch.tensor([row, [1.0, 2.0, 3.0]], dtype=torch.float64, device=device)
     native = getattr(torch, function.removesuffix("_jacobian"))
     expected = per_row(jacrev(lambda row: native(row, 0)), x)
     ours = getattr(derivatives, function)(x)
@@ -244,36 +252,38 @@ def test_special_rows_are_natives(function: str, row: list[float]) -> None:
     assert ours[1].isfinite().all()
 
 
-def test_special_rows_of_cross_entropy() -> None:
-    x = torch.tensor([[0.0, nan, 1.0], [-inf] * 3, [0.0, -inf, 1.0]], dtype=torch.float64)
-    target = torch.tensor([0, 1, 2])
+def test_special_rows_of_cross_entropy(device: str) -> None:
+    rows = [[0.0, nan, 1.0], [-inf] * 3, [0.0, -inf, 1.0]]
+    x = torch.tensor(rows, dtype=torch.float64, device=device)
+    target = torch.arange(3, device=device)
     gradient = derivatives.cross_entropy_gradient(x, target)
     matrix = derivatives.cross_entropy_hessian(x, target)
     assert gradient[:2].isnan().all() and matrix[:2].isnan().all()
-    assert_same(gradient[2, ::2], derivatives.cross_entropy_gradient(x[2, ::2], torch.tensor(1)))
+    assert_same(gradient[2, ::2], derivatives.cross_entropy_gradient(x[2, ::2], target[1]))
     assert gradient[2, 1] == 0 and (matrix[2, 1] == 0).all()
 
 
 @pytest.mark.parametrize("function", ["softmax_jacobian", "log_softmax_jacobian"])
-def test_shapes_without_rows_or_classes_and_with_one(function: str) -> None:
+def test_shapes_without_rows_or_classes_and_with_one(function: str, device: str) -> None:
     jacobian = getattr(derivatives, function)
-    assert torch.equal(jacobian(torch.tensor(5.0)), torch.zeros(1, 1))
-    assert torch.equal(jacobian(torch.ones(3, 1)), torch.zeros(3, 1, 1))
-    assert jacobian(torch.ones(0, 5)).shape == (0, 5, 5)
-    assert jacobian(torch.ones(0, 5), 0).shape == (5, 0, 0)
-    assert jacobian(torch.ones(2, 0, 3), 1).shape == (2, 3, 0, 0)
+    ones = partial(torch.ones, device=device)
+    assert torch.equal(jacobian(ones(())), torch.zeros(1, 1, device=device))
+    assert torch.equal(jacobian(ones(3, 1)), torch.zeros(3, 1, 1, device=device))
+    assert jacobian(ones(0, 5)).shape == (0, 5, 5)
+    assert jacobian(ones(0, 5), 0).shape == (5, 0, 0)
+    assert jacobian(ones(2, 0, 3), 1).shape == (2, 3, 0, 0)
 
 
-def test_shapes_without_rows_or_classes_and_with_one_of_the_others() -> None:
-    assert torch.equal(derivatives.softmax_hessian(torch.tensor(5.0)), torch.zeros(1, 1, 1))
-    assert derivatives.softmax_hessian(torch.ones(0, 5)).shape == (0, 5, 5, 5)
-    assert derivatives.softmax_hessian(torch.ones(2, 0)).shape == (2, 0, 0, 0)
-    zero = torch.tensor(5.0)
-    assert derivatives.softmax_vjp(zero, zero) == derivatives.softmax_jvp(zero, zero) == 0
-    nothing = torch.zeros(0, dtype=torch.int64)
-    assert derivatives.cross_entropy_gradient(torch.ones(0, 5), nothing).shape == (0, 5)
-    assert derivatives.cross_entropy_hessian(torch.ones(0, 5), nothing).shape == (0, 5, 5)
-    empty = torch.ones(3, 0)
+def test_shapes_without_rows_or_classes_and_with_one_of_the_others(device: str) -> None:
+    ones, scalar = partial(torch.ones, device=device), torch.tensor(5.0, device=device)
+    assert torch.equal(derivatives.softmax_hessian(scalar), torch.zeros(1, 1, 1, device=device))
+    assert derivatives.softmax_hessian(ones(0, 5)).shape == (0, 5, 5, 5)
+    assert derivatives.softmax_hessian(ones(2, 0)).shape == (2, 0, 0, 0)
+    assert derivatives.softmax_vjp(scalar, scalar) == derivatives.softmax_jvp(scalar, scalar) == 0
+    nothing = ones(0).long()
+    assert derivatives.cross_entropy_gradient(ones(0, 5), nothing).shape == (0, 5)
+    assert derivatives.cross_entropy_hessian(ones(0, 5), nothing).shape == (0, 5, 5)
+    empty = ones(3, 0)
     assert derivatives.cross_entropy_gradient(empty, empty).shape == (3, 0)
     assert derivatives.cross_entropy_hessian(empty, empty).shape == (3, 0, 0)
     assert derivatives.cross_entropy_hvp(empty, empty, empty).shape == (3, 0)
@@ -281,11 +291,11 @@ def test_shapes_without_rows_or_classes_and_with_one_of_the_others() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @every_target
-def test_lower_precision_is_rounding_only(dtype: torch.dtype, kind: str) -> None:
+def test_lower_precision_is_rounding_only(dtype: torch.dtype, kind: str, device: str) -> None:
     """Of the probabilities, and of products of them: 4 roundings of numbers of at most 1."""
-    x = 3 * torch.randn(5, 37).to(dtype)
-    v = torch.randn(5, 37).to(dtype)
-    target = target_of(kind, (5, 37))
+    x = 3 * torch.randn(5, 37, device=device).to(dtype)
+    v = torch.randn(5, 37, device=device).to(dtype)
+    target = target_of(device, kind, (5, 37))
     if target.is_floating_point():
         target = (target / target.sum(-1, keepdim=True)).to(dtype)
     wide = [t.double() if t.is_floating_point() else t for t in (x, target, v)]
@@ -360,17 +370,6 @@ ERRORS = [
         (
             name,
             IndexError,
-            f"Target {index} is out of bounds: expected 0 <= target < 3",
-            ROW,
-            torch.tensor([0, index]),
-        )
-        for name in OF_LOSS
-        for index in (3, -1, -100)
-    ),
-    *(
-        (
-            name,
-            IndexError,
             "expected input of 1 or more dimensions, got a 0-d tensor",
             ROW[0, 0],
             TARGET[0],
@@ -381,19 +380,33 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: f"{error[0]}, {error[2][:40]}")
-def test_errors(error: tuple) -> None:
-    name, kind, message, *arguments = error
-    with pytest.raises(kind, match=re.escape(f"{name}: {message}")):
-        getattr(derivatives, name)(*arguments)
+def test_errors(error: tuple, device: str) -> None:
+    for elsewhere in others(device):
+        name, kind, message, *arguments = on(device, error, elsewhere)
+        message = message.replace("cpu", str(arguments[0].device))
+        message = message.replace("meta", str(torch.empty(0, device=elsewhere).device))
+        with pytest.raises(kind, match=re.escape(f"{name}: {message}")):
+            getattr(derivatives, name)(*arguments)
+
+
+@pytest.mark.parametrize("name", OF_LOSS)
+@pytest.mark.parametrize("index", [3, -1, -100])
+def test_targets_out_of_range(name: str, index: int) -> None:
+    """On the CPU only: a GPU's kernel cannot raise, see test_targets_out_of_range.py."""
+    message = f"{name}: Target {index} is out of bounds: expected 0 <= target < 3"
+    for function in (getattr(derivatives, name), vmap(getattr(derivatives, name))):
+        with pytest.raises(IndexError, match=re.escape(message)):
+            function(ROW, torch.tensor([0, index]))
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, inf, nan])
-def test_temperature_is_positive(temperature: float) -> None:
+def test_temperature_is_positive(temperature: float, device: str) -> None:
+    row, target = on(device, (ROW, TARGET))
     calls = {
-        **{name: (ROW,) for name in OF_SOFTMAX},
-        **{name: (ROW, ROW) for name in PRODUCTS},
-        **{name: (ROW, TARGET) for name in OF_LOSS},
-        "cross_entropy_hvp": (ROW, TARGET, ROW),
+        **{name: (row,) for name in OF_SOFTMAX},
+        **{name: (row, row) for name in PRODUCTS},
+        **{name: (row, target) for name in OF_LOSS},
+        "cross_entropy_hvp": (row, target, row),
     }
     assert set(calls) == set(derivatives.__all__)
     for name, arguments in calls.items():
@@ -403,6 +416,6 @@ def test_temperature_is_positive(temperature: float) -> None:
 
 
 @pytest.mark.parametrize("name", OF_SOFTMAX)
-def test_dim_is_in_range(name: str) -> None:
+def test_dim_is_in_range(name: str, device: str) -> None:
     with pytest.raises(IndexError, match="Dimension out of range"):
-        getattr(derivatives, name)(ROW, 2)
+        getattr(derivatives, name)(on(device, ROW), 2)

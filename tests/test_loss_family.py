@@ -16,6 +16,7 @@ from cases import (
     class_probabilities,
     class_weights,
     logits,
+    on,
     random_mask,
 )
 from test_contract import every_dtype, value_and_gradients, widened
@@ -102,7 +103,7 @@ def assert_near_of_logits(ours: Tensor, true: Tensor, sample: Sample, what: str)
     eps = torch.finfo(ours.dtype).eps
     largest = max(1.0, true.abs().max().item())
     torch.testing.assert_close(
-        ours.double(),
+        ours.to(true.device, torch.float64),
         true,
         rtol=8 * eps,
         atol=(4 * eps + 2 * torch.finfo(wide).eps * z.abs().max().item()) * largest,
@@ -115,10 +116,10 @@ def assert_near_of_logits(ours: Tensor, true: Tensor, sample: Sample, what: str)
 @every_layout
 @every_reduction
 def test_every_combination(
-    kind: str, layout: tuple[int, ...], reduction: str, dtype: torch.dtype
+    kind: str, layout: tuple[int, ...], reduction: str, dtype: torch.dtype, device: str
 ) -> None:
     for given, results in exact(kind, layout, reduction):
-        sample = narrowed(given, dtype)
+        sample = narrowed(given, dtype).to(device)
         ours = value_and_gradients(cross_entropy, sample)
         for what, mine, true in zip(("value", "d input", "d target"), ours, results, strict=False):
             assert mine.dtype == dtype, sample.name
@@ -129,10 +130,11 @@ def test_every_combination(
 @every_layout
 @every_reduction
 def test_gradients_of_weights_and_of_the_normalizer(
-    kind: str, layout: tuple[int, ...], reduction: str
+    kind: str, layout: tuple[int, ...], reduction: str, device: str
 ) -> None:
     """By the composite definition, and second derivatives by its own derivative."""
-    for sample in combinations(kind, layout, reduction):
+    for given in combinations(kind, layout, reduction):
+        sample = given.to(device)
         if sample.kwargs["label_smoothing"] == 0 or sample.kwargs["z_loss"] == 0:
             continue
 
@@ -158,9 +160,9 @@ def test_gradients_of_weights_and_of_the_normalizer(
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_sample_weight_of_any_floating_dtype(dtype: torch.dtype) -> None:
-    x, target = logits(7, 37, dtype=torch.float32), class_indices(7, classes=37)
-    rows = torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0, 0.25, 8.0])
+def test_sample_weight_of_any_floating_dtype(dtype: torch.dtype, device: str) -> None:
+    x, target = on(device, (logits(7, 37, dtype=torch.float32), class_indices(7, classes=37)))
+    rows = torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0, 0.25, 8.0], device=device)
     results = []
     for weights in (rows, rows.to(dtype)):
         leaf = x.clone().requires_grad_()
@@ -209,10 +211,12 @@ def assert_fused(function: Callable[..., Any], inputs: tuple[Tensor, ...], what:
 @every_kind
 @every_layout
 @every_reduction
-def test_every_combination_is_fused(kind: str, layout: tuple[int, ...], reduction: str) -> None:
+def test_every_combination_is_fused(
+    kind: str, layout: tuple[int, ...], reduction: str, device: str
+) -> None:
     for given in combinations(kind, layout, reduction):
         for dtype in (torch.float32, torch.bfloat16):
-            sample = narrowed(given, dtype)
+            sample = narrowed(given, dtype).to(device)
             function = partial(cross_entropy, **sample.kwargs)
             if kind == "index":
                 function = partial(function, target=sample.args[0])
@@ -220,11 +224,12 @@ def test_every_combination_is_fused(kind: str, layout: tuple[int, ...], reductio
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
-def test_the_others_are_fused(dim: int) -> None:
+def test_the_others_are_fused(dim: int, device: str) -> None:
     shape = [6, 7, 35]
-    x = logits(*shape, dtype=torch.float32)
-    mask = random_mask(*shape).all(dim, keepdim=True)  # broadcast: never expanded in memory
-    index = class_indices(*(2 if d == dim else size for d, size in enumerate(shape)), classes=6)
+    x, y = (on(device, logits(*shape, dtype=torch.float32, seed=seed)) for seed in (0, 6))
+    mask = on(device, random_mask(*shape)).all(dim, keepdim=True)  # never expanded in memory
+    of_index = (2 if d == dim else size for d, size in enumerate(shape))
+    index = on(device, class_indices(*of_index, classes=6))
     target = index.select(dim, 0)
     functions: dict[str, Callable[..., Any]] = {
         "softmax": partial(torchsoftmax.softmax, dim=dim, mask=mask, temperature=0.7),
@@ -241,13 +246,14 @@ def test_the_others_are_fused(dim: int) -> None:
         assert_fused(function, (x,), name)
     for reduction in ("none", "mean", "batchmean", "sum"):
         kl = partial(torchsoftmax.kl_div_with_logits, reduction=reduction, temperature=0.7)
-        assert_fused(kl, (x, logits(*shape, dtype=torch.float32, seed=6)), f"kl, {reduction}")
+        assert_fused(kl, (x, y), f"kl, {reduction}")
 
 
 @every_kind
-def test_no_tensor_that_is_given_is_written_to(kind: str) -> None:
+def test_no_tensor_that_is_given_is_written_to(kind: str, device: str) -> None:
     for reduction in REDUCTIONS:
-        for sample in combinations(kind, (7, 37), reduction):
+        for given in combinations(kind, (7, 37), reduction):
+            sample = given.to(device)
             tensors = [*sample.args, *sample.kwargs.values(), *(leaves := sample.leaves())]
             tensors = [t for t in tensors if isinstance(t, Tensor)]
             before = [(t.detach().clone(), t._version) for t in tensors]

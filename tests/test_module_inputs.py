@@ -11,7 +11,11 @@ import torch
 from cases import DTYPES
 from test_contract import assert_near
 from torch import Tensor, nn
-from torch.testing._internal.common_modules import (
+
+import torchsoftmax
+
+pytest.importorskip("expecttest", reason="PyTorch's test suite imports it")
+from torch.testing._internal.common_modules import (  # noqa: E402
     FunctionInput,
     ModuleErrorEnum,
     ModuleInfo,
@@ -19,16 +23,15 @@ from torch.testing._internal.common_modules import (
     module_db,
 )
 
-import torchsoftmax
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 OURS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Softmax: torchsoftmax.Softmax,
     nn.LogSoftmax: torchsoftmax.LogSoftmax,
     nn.CrossEntropyLoss: torchsoftmax.CrossEntropyLoss,
-    nn.LinearCrossEntropyLoss: torchsoftmax.LinearCrossEntropyLoss,
 }
+if hasattr(nn, "LinearCrossEntropyLoss"):  # from PyTorch 2.13 on
+    OURS[nn.LinearCrossEntropyLoss] = torchsoftmax.LinearCrossEntropyLoss
 FOUND = [info for info in module_db if info.module_cls in OURS]
 
 every_module = pytest.mark.parametrize("info", FOUND, ids=lambda info: info.module_cls.__name__)
@@ -36,9 +39,11 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dty
 every_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
 
-def inputs(info: ModuleInfo, dtype: torch.dtype, training: bool = True) -> Iterator[ModuleInput]:
+def inputs(
+    info: ModuleInfo, device: str, dtype: torch.dtype, training: bool = True
+) -> Iterator[ModuleInput]:
     found = info.module_inputs_func(
-        info, device="cpu", dtype=dtype, requires_grad=True, training=training
+        info, device=device, dtype=dtype, requires_grad=True, training=training
     )
     assert found
     yield from found
@@ -60,7 +65,7 @@ def value_and_gradients(
     value = module(*args)
     upstream = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).bfloat16()
     leaves = [x for x in (*args, *module.parameters()) if x.requires_grad]
-    return [value.detach(), *torch.autograd.grad(value, leaves, upstream.to(value.dtype))]
+    return [value.detach(), *torch.autograd.grad(value, leaves, upstream.to(value))]
 
 
 def test_each_module_has_its_inputs() -> None:
@@ -70,8 +75,8 @@ def test_each_module_has_its_inputs() -> None:
 @every_module
 @every_dtype
 @every_mode
-def test_equals_native(info: ModuleInfo, dtype: torch.dtype, training: bool) -> None:
-    for given in inputs(info, dtype, training):
+def test_equals_native(info: ModuleInfo, dtype: torch.dtype, training: bool, device: str) -> None:
+    for given in inputs(info, device, dtype, training):
         module = constructed(OURS[info.module_cls], given.constructor_input, training)
         theirs = constructed(info.module_cls, given.constructor_input, training)
         module.load_state_dict(theirs.state_dict())
@@ -85,9 +90,9 @@ def test_equals_native(info: ModuleInfo, dtype: torch.dtype, training: bool) -> 
 
 
 @every_module
-def test_is_a_drop_in_for_the_class_of_torch_nn(info: ModuleInfo) -> None:
+def test_is_a_drop_in_for_the_class_of_torch_nn(info: ModuleInfo, device: str) -> None:
     """Code that looks at modules sees what it sees of PyTorch's own."""
-    for given in inputs(info, torch.float32):
+    for given in inputs(info, device, torch.float32):
         ours = constructed(OURS[info.module_cls], given.constructor_input)
         native = constructed(info.module_cls, given.constructor_input)
         assert isinstance(ours, info.module_cls)
@@ -109,9 +114,9 @@ def test_is_a_drop_in_for_the_class_of_torch_nn(info: ModuleInfo) -> None:
     ids=["copy", "deepcopy", "pickle"],
 )
 def test_copies_are_the_same_module(
-    info: ModuleInfo, duplicate: Callable[[nn.Module], nn.Module]
+    info: ModuleInfo, duplicate: Callable[[nn.Module], nn.Module], device: str
 ) -> None:
-    for given in inputs(info, torch.float32):
+    for given in inputs(info, device, torch.float32):
         module = constructed(OURS[info.module_cls], given.constructor_input)
         twin = duplicate(module)
         assert type(twin) is type(module)
@@ -125,10 +130,10 @@ WITH_ERRORS = [info for info in FOUND if info.module_error_inputs_func is not No
 
 @pytest.mark.parametrize("info", WITH_ERRORS, ids=lambda info: info.module_cls.__name__)
 @every_mode
-def test_errors_are_those_of_native(info: ModuleInfo, training: bool) -> None:
+def test_errors_are_those_of_native(info: ModuleInfo, training: bool, device: str) -> None:
     """The types of exceptions that PyTorch states; the messages are our own."""
     errors = info.module_error_inputs_func(
-        info, device="cpu", dtype=torch.float32, requires_grad=False, training=training
+        info, device=device, dtype=torch.float32, requires_grad=False, training=training
     )
     assert errors
     for error in errors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -156,3 +157,40 @@ def test_signatures_extend_natives() -> None:
             assert argument in ours, f"{name}: {argument}"
             if argument != "dim":  # required here: native warns where it is left out
                 assert ours[argument].default == native[argument].default
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("TORCHSOFTMAX_CUDA", "2", "TORCHSOFTMAX_CUDA: expected 0 or 1, got '2'"),
+        (
+            "TORCHSOFTMAX_INSTRUCTION_SETS",
+            "sse",
+            "TORCHSOFTMAX_INSTRUCTION_SETS: expected some of default",
+        ),
+    ],
+)
+def test_switches_of_the_build(name: str, value: str, message: str) -> None:
+    """Each says what it takes, before anything is built."""
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--version"],
+        capture_output=True,
+        text=True,
+        cwd=PACKAGE.parent,
+        env={**os.environ, name: value},
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith(message)
+
+
+@pytest.mark.skipif(_C.cuda, reason="CUDA is there")
+def test_cuda_is_asked_for_where_it_is_not() -> None:
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--version"],
+        capture_output=True,
+        text=True,
+        cwd=PACKAGE.parent,
+        env={**os.environ, "TORCHSOFTMAX_CUDA": "1"},
+    )
+    assert done.returncode == 1
+    assert "TORCHSOFTMAX_CUDA=1: expected a CUDA toolkit and a CUDA build of torch" in done.stderr

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import DTYPES
+from cases import DTYPES, on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import Laid, Rounding, Untouched, assert_same, assert_within, laid, logits, shapes
@@ -35,12 +35,15 @@ def upstream(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 @given(data=st.data())
 @settings(max_examples=350)
 def test_softmax(
-    ours: Callable[..., Tensor], native: Callable[..., Tensor], data: st.DataObject
+    ours: Callable[..., Tensor],
+    native: Callable[..., Tensor],
+    device: str,
+    data: st.DataObject,
 ) -> None:
     dtype, shape = data.draw(DTYPE), data.draw(shapes())
     dim = data.draw(st.integers(-max(1, len(shape)), max(0, len(shape) - 1)))
-    x = data.draw(laid(data.draw(logits(shape, dim, dtype))))
-    grad = data.draw(laid(upstream(shape, dtype)))
+    x = data.draw(laid(data.draw(logits(shape, dim, dtype)))).to(device)
+    grad = data.draw(laid(upstream(shape, dtype))).to(device)
 
     untouched = Untouched(x, grad)
     leaf = x.leaf()
@@ -76,13 +79,13 @@ def check_loss(x: Laid, target: Laid, weight: Laid | None, **options: Any) -> No
     untouched = Untouched(*filter(None, (x, target, weight)))
     leaves = (x.leaf(), target.leaf())
     loss = torchsoftmax.cross_entropy(*leaves, weight and weight.window, **options)
-    grad = upstream(loss.shape, loss.dtype)
+    grad = upstream(loss.shape, loss.dtype).to(loss)
     gradients = torch.autograd.grad(loss, [leaf for leaf in leaves if leaf.requires_grad], grad)
     untouched.check(loss, *gradients)
 
     z, t, g = x.exact(), target.exact(), grad.double()
     dim = min(1, z.dim() - 1)
-    w = torch.ones(z.size(dim)).double() if weight is None else weight.exact().detach()
+    w = z.new_ones(z.size(dim)) if weight is None else weight.exact().detach()
     exact = F.cross_entropy(z, t, w, **options)
     exact_gradients = torch.autograd.grad(exact, [leaf for leaf in (z, t) if leaf.requires_grad], g)
 
@@ -109,12 +112,15 @@ def check_loss(x: Laid, target: Laid, weight: Laid | None, **options: Any) -> No
         assert_within(mine, true, bound + r.floor)
 
 
-def class_weights(data: st.DataObject, classes: int, dtype: torch.dtype) -> Laid | None:
+def class_weights(
+    data: st.DataObject, classes: int, dtype: torch.dtype, device: str
+) -> Laid | None:
     kind = data.draw(st.sampled_from(("none", "zeros and ones", "any")))
     if kind == "none":
         return None
     values = 2 * torch.rand(classes, generator=torch.Generator().manual_seed(2))
-    return data.draw(laid((values.round() if kind == "zeros and ones" else values).to(dtype)))
+    values = values.round() if kind == "zeros and ones" else values
+    return data.draw(laid(values.to(dtype))).to(device)
 
 
 def class_dim(shape: tuple[int, ...]) -> int:
@@ -123,14 +129,14 @@ def class_dim(shape: tuple[int, ...]) -> int:
 
 @given(data=st.data(), **LOSS_OPTIONS)
 @settings(max_examples=700)
-def test_cross_entropy(data: st.DataObject, **options: Any) -> None:
+def test_cross_entropy(device: str, data: st.DataObject, **options: Any) -> None:
     dtype, shape = (
         data.draw(DTYPE),
         data.draw(shapes(fewest=1).filter(lambda s: s[class_dim(s)] > 0)),
     )
     dim = class_dim(shape)
     classes = shape[dim]
-    x = data.draw(laid(data.draw(logits(shape, dim, dtype))))
+    x = data.draw(laid(data.draw(logits(shape, dim, dtype)))).to(device)
     generator = torch.Generator().manual_seed(3)
     rows = shape[:dim] + shape[dim + 1 :]
     index = torch.randint(classes, rows, generator=generator)
@@ -138,31 +144,33 @@ def test_cross_entropy(data: st.DataObject, **options: Any) -> None:
     index_dtype = data.draw(st.sampled_from((torch.int64, torch.int32, torch.uint8)))
     if index_dtype != torch.uint8 or ignore_index >= 0:
         index[torch.rand(rows, generator=generator) < 0.3] = ignore_index
-    target = data.draw(laid(index.to(index_dtype)))
-    weight = class_weights(data, classes, dtype)
+    target = data.draw(laid(index.to(index_dtype))).to(device)
+    weight = class_weights(data, classes, dtype, device)
     check_loss(x, target, weight, ignore_index=ignore_index, **options)
 
 
 @given(data=st.data(), **LOSS_OPTIONS)
 @settings(max_examples=700)
-def test_cross_entropy_of_class_probabilities(data: st.DataObject, **options: Any) -> None:
+def test_cross_entropy_of_class_probabilities(
+    device: str, data: st.DataObject, **options: Any
+) -> None:
     dtype, shape = data.draw(DTYPE), data.draw(shapes(fewest=1))
     dim = class_dim(shape)
-    x = data.draw(laid(data.draw(logits(shape, dim, dtype))))
+    x = data.draw(laid(data.draw(logits(shape, dim, dtype)))).to(device)
     generator = torch.Generator().manual_seed(3)
     kind = data.draw(st.sampled_from(("softmax", "one hot", "any")))
     values = torch.rand(shape, generator=generator, dtype=torch.float64)
     if kind != "any":
         values = (5 * values).softmax(dim) if kind == "softmax" else (values > 0.8).double()
-    target = data.draw(laid(values.to(dtype)))
-    check_loss(x, target, class_weights(data, shape[dim], dtype), **options)
+    target = data.draw(laid(values.to(dtype))).to(device)
+    check_loss(x, target, class_weights(data, shape[dim], dtype, device), **options)
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
-def test_mean_over_weights_of_zero_is_nan(label_smoothing: float) -> None:
+def test_mean_over_weights_of_zero_is_nan(label_smoothing: float, device: str) -> None:
     """Found above: with label smoothing native gives 0 / 0 + x / 0, and ours gave x / 0 = inf."""
-    x = torch.zeros(1, 2, requires_grad=True)
-    arguments = (x, torch.tensor([0]), torch.tensor([0.0, 1.0]))
+    x = torch.zeros(1, 2, device=device, requires_grad=True)
+    arguments = (x, *on(device, (torch.tensor([0]), torch.tensor([0.0, 1.0]))))
     for function in (torchsoftmax.cross_entropy, F.cross_entropy):
         loss = function(*arguments, label_smoothing=label_smoothing)
         assert loss.isnan()

@@ -1,8 +1,14 @@
-"""A target out of range raises before memory is read with it, wherever it stands."""
+"""A target out of range raises before memory is read with it, wherever it stands.
+
+On the CPU. A GPU's kernel can but assert, as PyTorch's own do, and with that the process has lost
+the GPU: so one test, the last, has a process of its own, and runs on every device.
+"""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -119,3 +125,26 @@ def test_backward_with_another_target(
     target = targets(layout, dtype, position, bad, ignore_index=1)
     with pytest.raises(IndexError, match=out_of_bounds(bad, 1)):
         ops.cross_entropy_backward(x, target, None, None, torch.ones(()), *saved, *options)
+
+
+CALLS = {
+    "cross_entropy": "cross_entropy(x, target)",
+    "selective_log_softmax": "selective_log_softmax(x, target.unsqueeze(1))",
+    "softmax_statistics": "softmax_statistics(x, target).log_prob",
+    "linear_cross_entropy": "linear_cross_entropy(x, torch.ones(5, 5, device=x.device), target)",
+}
+IN_A_PROCESS = """
+import torch, torchsoftmax
+x = torch.zeros(4, 5, device="{device}")
+target = torch.tensor([0, 4, 5, 1], device="{device}")
+print(torchsoftmax.{call}.sum().item())
+"""
+ERROR = {"cpu": "IndexError: {name}: Target 5 is out of bounds", "cuda": "device-side assert"}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_process_with_a_target_out_of_range_fails(name: str, device: str) -> None:
+    script = IN_A_PROCESS.format(device=device, call=CALLS[name])
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode != 0 and not run.stdout
+    assert ERROR[device].format(name=name) in run.stderr

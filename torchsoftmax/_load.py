@@ -1,4 +1,5 @@
-"""Loads the extension: the operators, and the kernels for this CPU's instruction set."""
+"""Loads the extension: the operators, the kernels for this CPU's instruction set, and those for
+CUDA where they are built."""
 
 import importlib
 import importlib.util
@@ -34,7 +35,7 @@ def _release(version: str) -> list[str]:
 
 
 def load() -> None:
-    """Imports ``_C`` and one module of kernels; raises an ImportError that says what to do."""
+    """Imports ``_C`` and the modules of kernels; raises an ImportError that says what to do."""
     name = "_C"
     try:
         extension = importlib.import_module("torchsoftmax._C")
@@ -42,6 +43,9 @@ def load() -> None:
             raise ImportError(f"it was built against torch {extension.torch_version}")
         name = cpu_kernels()
         importlib.import_module(f"torchsoftmax.{name}")
+        if getattr(extension, "cuda", False):
+            name = "_cuda"
+            importlib.import_module(f"torchsoftmax.{name}")
     except ImportError as error:
         raise ImportError(
             f"torchsoftmax: the compiled extension torchsoftmax.{name} cannot be used with "

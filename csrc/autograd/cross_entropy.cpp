@@ -62,6 +62,15 @@ std::tuple<Tensor, Tensor> cross_entropy_with_gradient_(const CrossEntropyArgs& 
   return results;
 }
 
+/// Bumps the version of what it writes to.
+void scale_(const Tensor& values, const Tensor& factor) {
+  TORCH_CHECK(!needs_gradient(values, factor),
+              "scale_: expected arguments that need no gradient: it has no derivative");
+  const at::AutoDispatchBelowADInplaceOrView below;
+  ops::scale_(values, factor);
+  torch::autograd::impl::bump_version(values);
+}
+
 struct CrossEntropyFunction : Function<CrossEntropyFunction> {
   static constexpr bool is_traceable = true;
 
@@ -151,6 +160,7 @@ TORCH_LIBRARY_IMPL(torchsoftmax, Autograd, m) {
   m.impl("cross_entropy_backward_", &OfCrossEntropy<&cross_entropy_backward_>::call);
   m.impl("cross_entropy_target_backward", &OfCrossEntropy<kTargetBackward>::call);
   m.impl("cross_entropy_with_gradient_", &OfCrossEntropy<&cross_entropy_with_gradient_>::call);
+  m.impl("scale_", &scale_);
 }
 
 }  // namespace torchsoftmax

@@ -9,15 +9,16 @@
 
 namespace torchsoftmax {
 
-/// Whether the tensor is memory of this process that may be read and written here and now: not one
+/// Whether the tensor is memory that may be read and written here and now: not one
 /// that stands for another, as in tracing.
 inline bool is_plain(const Tensor& tensor) {
   constexpr c10::DispatchKeySet wrappers(
       {c10::DispatchKey::Python, c10::DispatchKey::Functionalize,
        c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper,
        c10::DispatchKey::ZeroTensor, c10::DispatchKey::Negative});
-  return tensor.device().is_cpu() && tensor.layout() == at::kStrided && tensor.has_storage() &&
-         !tensor.key_set().has_any(wrappers) && !c10::impl::TorchDispatchModeTLS::any_modes_set();
+  return (tensor.is_cpu() || tensor.is_cuda()) && tensor.layout() == at::kStrided &&
+         tensor.has_storage() && !tensor.key_set().has_any(wrappers) &&
+         !c10::impl::TorchDispatchModeTLS::any_modes_set();
 }
 
 inline bool is_one(const Tensor& number) {
@@ -43,6 +44,10 @@ inline Tensor scaled(Tensor gradient, const Tensor& grad_output) {
   if (!is_plain(grad_output) || gradient.use_count() > kOwners || seen ||
       torch::autograd::get_current_graph_task_keep_graph()) {
     return at::mul(gradient, grad_output);
+  }
+  if (!gradient.is_cpu()) {
+    ops::scale_(gradient, grad_output);  // it knows whether that is 1
+    return gradient;
   }
   return is_one(grad_output) ? gradient : gradient.mul_(grad_output);
 }

@@ -273,6 +273,11 @@ Tensor cross_entropy_explicit(const CrossEntropyArgs& given, const OptionalTenso
   return ops::cross_entropy_forward(args, normalizer, dtype, /*with_gradient=*/false).loss;
 }
 
+void scale_(const Tensor& values, const Tensor& factor) {
+  checks::scale(values, factor);
+  Tensor(values).mul_(factor);
+}
+
 void register_cross_entropy(torch::Library& m) {
   m.impl("cross_entropy_forward", &OfCrossEntropy<&cross_entropy_forward>::call);
   m.impl("cross_entropy_backward", &OfCrossEntropy<&cross_entropy_backward>::call);
@@ -286,6 +291,7 @@ void register_cross_entropy(torch::Library& m) {
 
 TORCH_LIBRARY_IMPL(torchsoftmax, CompositeExplicitAutograd, m) {
   register_cross_entropy(m);
+  m.impl("scale_", &scale_);
   m.impl("cross_entropy", &OfCrossEntropy<&cross_entropy_explicit>::call);
 }
 

@@ -31,9 +31,13 @@ inline at::Tensor ask_for_huge_pages(at::Tensor fresh) {
   return fresh;
 }
 
+inline at::Tensor empty_contiguous(at::IntArrayRef shape, const at::TensorOptions& options) {
+  return ask_for_huge_pages(at::empty(shape, options));
+}
+
 /// Contiguous, as PyTorch's softmax returns it whatever the strides of its input.
 inline at::Tensor empty_contiguous_like(const at::Tensor& like) {
-  return ask_for_huge_pages(at::empty(like.sizes(), like.options()));
+  return empty_contiguous(like.sizes(), like.options());
 }
 
 /// With the strides of `like` where it is dense: the layout that autograd accumulates into.

@@ -8,9 +8,7 @@
 // is called with a Walk and views of its operands, once per row or once per vector of rows, and
 // cannot tell the two apart except through the Walk.
 //
-// Contract of a policy: it reads an element for the last time before it writes that element, and
-// it writes every element of its output. So outputs may share memory with inputs. What else the
-// loop has to know of it, it tells by the constants of `Policy`.
+// The contract of a policy, and what the loop has to know of it beside: policies/device.h.
 
 #include <ATen/Parallel.h>
 
@@ -19,22 +17,10 @@
 #include <tuple>
 #include <utility>
 
-#include "row_tensor.h"
+#include "packing.h"
 #include "walk.h"
 
 namespace torchsoftmax::cpu {
-
-/// What a policy tells of itself, with the values that are always right.
-struct Policy {
-  /// It keeps intermediate values of a row.
-  static constexpr bool kKeeps = false;
-  /// In its first pass over an operand it reads it with `first`, so it may be read where it lies.
-  static constexpr bool kDirect = false;
-  /// It changes single elements of its output after it wrote them, or reads them.
-  static constexpr bool kAmends = true;
-  /// It is in stages: see staged.h.
-  static constexpr bool kStaged = false;
-};
 
 /// Memory of one thread for intermediate values, aligned to a cache line.
 template <typename acc_t>
@@ -291,12 +277,12 @@ void pipelined_rows(const RowPolicy& policy, const RowTensor<Out>& out,
       };
       std::array<V, 2> found;
       if (row == begin) {
-        found = walk.maximum_and_sum(both);
+        found = walk.maximum_and_sum_of(both);
       } else {
         const auto before = input(row - 1);
         const auto kept_before = keep(row - 1);
         const auto out_before = output(row - 1);
-        found = walk.maximum_and_sum([&](int64_t i, auto lanes) {
+        found = walk.maximum_and_sum_of([&](int64_t i, auto lanes) {
           out_before.store(i, policy.value(result, i, lanes, kept_before, before), lanes);
           return both(i, lanes);
         });

@@ -25,6 +25,8 @@ struct Fetch {
 /// An operand as a policy sees it: vectors at a fixed distance.
 template <typename scalar_t, typename acc_t>
 struct View {
+  using element = std::remove_const_t<scalar_t>;
+
   scalar_t* data;
   int64_t step;     // elements from one vector to the next
   Fetch written{};  // where the policy is going to write
@@ -161,6 +163,7 @@ struct AcrossView {
 /// packed memory.
 template <typename scalar_t, typename acc_t, int kCount>
 struct AcrossOutput {
+  using element = acc_t;  // of an output that is not direct
   using V = Across<acc_t, kCount>;
   static constexpr int64_t kStep = kCount * kLanes<acc_t>;
 

@@ -5,17 +5,12 @@
 #include <cmath>
 #include <limits>
 
+#include "../policies/device.h"
 #include "views.h"
 
 namespace torchsoftmax::cpu {
 
 enum class LaneOrder { kAlongRow, kAcrossRows };
-
-/// The rows that one call of a policy works on.
-struct RowRange {
-  int64_t first;
-  int64_t count;
-};
 
 /// `Lanes`, across rows: as many lanes of one vector as there are rows, or Overlapping.
 template <typename acc_t, LaneOrder kOrder, int kCount = 1, typename Lanes = AllLanes<acc_t>>
@@ -24,6 +19,12 @@ class Walk {
   using V = Across<acc_t, kCount>;
   static constexpr bool kAlong = kOrder == LaneOrder::kAlongRow;
   static constexpr int64_t kRows = kAlong ? 1 : kCount * kLanes<acc_t>;
+
+  /// Whether lanes have to take the same way through a policy.
+  static constexpr bool kTogether = false;
+  /// Whether an output holds values as they are computed.
+  template <typename Out>
+  static constexpr bool kExact = std::is_same_v<typename Out::element, acc_t>;
 
   explicit Walk(int64_t classes, Lanes lanes = {})
       : whole_(kAlong ? classes / kLanes<acc_t> : classes),
@@ -63,7 +64,7 @@ class Walk {
 
   /// The maximum of the first of both vectors that terms(i, lanes) returns, the sum of the second.
   template <typename Terms>
-  std::array<V, 2> maximum_and_sum(Terms&& terms) const {
+  std::array<V, 2> maximum_and_sum_of(Terms&& terms) const {
     return reduce(
         std::array<V, 2>{lowest(), V(0)},
         [](auto k, const V& a, const V& b) {
@@ -74,6 +75,15 @@ class Walk {
           }
         },
         std::forward<Terms>(terms));
+  }
+
+  /// Of term(row, i, lanes), with row = row_of(maximum of largest(i, lanes)).
+  template <typename Largest, typename RowOf, typename Term>
+  auto maximum_and_sum(Largest&& largest, RowOf&& row_of, Term&& term) const {
+    const V max = maximum(largest);
+    const auto row = row_of(max);
+    const V total = sum([&](int64_t i, auto lanes) { return term(row, i, lanes); });
+    return MaximumAndSum<V, std::decay_t<decltype(row)>>{max, row, total};
   }
 
   template <typename Term>
@@ -139,6 +149,38 @@ class Walk {
     }
   }
 
+  // One thread works on all rows of the range.
+  bool any(bool condition) const { return condition; }
+  bool leads() const { return true; }
+  void all_have_read() const {}
+  template <typename Do>
+  void share(int64_t begin, int64_t end, Do&& run) const {
+    for (int64_t k = begin; k < end; ++k) {
+      run(k);
+    }
+  }
+
+  /// The first class with that value, or `classes`.
+  template <typename In>
+  int64_t first_equal(const In& view, int64_t classes, int64_t row, acc_t value) const {
+    int64_t c = 0;
+    if constexpr (kAlong) {
+      c = view.first_vector_with(value, classes);
+    }
+    while (c < classes && static_cast<acc_t>(at(view, c, row)) != value) {
+      ++c;
+    }
+    return c;
+  }
+  template <typename In>
+  int64_t first_nan(const In& view, int64_t classes, int64_t row) const {
+    int64_t c = 0;
+    while (c < classes && !std::isnan(static_cast<acc_t>(at(view, c, row)))) {
+      ++c;
+    }
+    return c;
+  }
+
   /// Whether a statistic of one of the rows is nan.
   bool any_nan(const V& statistic, RowRange rows) const {
     bool any = false;
@@ -176,6 +218,12 @@ class Walk {
     } else {
       view.tensor[c * view.class_stride + row] = static_cast<scalar_t>(value);
     }
+  }
+
+  /// Of an output that is kExact.
+  template <typename Out>
+  void add_to(const Out& view, int64_t c, int64_t row, acc_t value) const {
+    at(view, c, row) += value;
   }
 
   /// A vector of a per-class constant, such as the class weights.

@@ -7,30 +7,36 @@
 
 #include <cmath>
 
-#include "pack.h"
+#include "device.h"
 
-namespace torchsoftmax::cpu {
+namespace torchsoftmax::TORCHSOFTMAX_DEVICE {
 
 /// z = x.
 template <typename acc_t>
 struct PlainLogits {
+  static constexpr bool kPlain = true;
+  static constexpr bool kCapped = false;
+
   template <typename V>
   struct Row {
     V max;
 
-    V value(const V& x) const { return x; }
-    V shifted(const V& value) const { return value - max; }
+    TORCHSOFTMAX_FN V value(const V& x) const { return x; }
+    TORCHSOFTMAX_FN V shifted(const V& value) const { return value - max; }
+    TORCHSOFTMAX_FN V times_slope(const V& gradient, const V&) const { return gradient; }
   };
 
   template <typename V>
-  Row<V> of_row(const V& max_input) const {
+  TORCHSOFTMAX_FN Row<V> of_row(const V& max_input) const {
     return {max_input};
   }
+  TORCHSOFTMAX_FN acc_t per_temperature() const { return 1; }
 };
 
 /// z = c tanh(x / c) / T with a softcap c, otherwise x / T.
 template <typename acc_t, bool kHasSoftcap>
 struct ScaledLogits {
+  static constexpr bool kPlain = false;
   static constexpr bool kCapped = kHasSoftcap;
 
   template <typename V>
@@ -43,7 +49,7 @@ struct ScaledLogits {
     bool unit;  // z = x: the usual case, with less arithmetic
 
     /// tanh(x / c), or x.
-    V value(const V& x) const {
+    TORCHSOFTMAX_FN V value(const V& x) const {
       if constexpr (kCapped) {
         return (x * per_softcap).tanh();
       } else {
@@ -51,14 +57,16 @@ struct ScaledLogits {
       }
     }
     /// `half` times twice the scale. The rest may be 0, which -inf must not be multiplied with.
-    V scaled(const V& half) const {
+    TORCHSOFTMAX_FN V scaled(const V& half) const {
       const V finite = maximum_dropping_nan(half, V(acc_t(-1e30)));
       return fmadd(half, double_scale, finite * double_scale_rest);
     }
     /// Of halves, for the difference of finite values may overflow where it is then divided by T.
-    V shifted(const V& value) const { return scaled(fmsub(value, V(acc_t(0.5)), half_max_value)); }
+    TORCHSOFTMAX_FN V shifted(const V& value) const {
+      return scaled(fmsub(value, V(acc_t(0.5)), half_max_value));
+    }
     /// `gradient` of z times T dz / dx.
-    V times_slope(const V& gradient, const V& value) const {
+    TORCHSOFTMAX_FN V times_slope(const V& gradient, const V& value) const {
       if constexpr (kCapped) {
         return gradient * (V(1) - value * value);
       } else {
@@ -79,14 +87,14 @@ struct ScaledLogits {
   }
 
   template <typename V>
-  Row<V> of_row(const V& max_input) const {
+  TORCHSOFTMAX_FN Row<V> of_row(const V& max_input) const {
     Row<V> row{V(0), V(0), V(2 * scale_), V(2 * scale_rest_), V(kCapped ? 1 / softcap_ : acc_t(0)),
                unit_};
     row.half_max_value = row.value(max_input) * V(acc_t(0.5));
     row.max = row.unit ? max_input : row.scaled(row.half_max_value);
     return row;
   }
-  acc_t per_temperature() const { return per_temperature_; }
+  TORCHSOFTMAX_FN acc_t per_temperature() const { return per_temperature_; }
 
  private:
   acc_t softcap_;
@@ -96,4 +104,4 @@ struct ScaledLogits {
   acc_t scale_rest_;
 };
 
-}  // namespace torchsoftmax::cpu
+}  // namespace torchsoftmax::TORCHSOFTMAX_DEVICE

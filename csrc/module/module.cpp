@@ -1,4 +1,4 @@
-// The import hook of one instruction set's kernels; they register themselves when it is loaded.
+// The import hook of a module of kernels, which register themselves when it is loaded.
 
 #include <Python.h>
 
@@ -7,7 +7,7 @@
 
 PyMODINIT_FUNC TORCHSOFTMAX_INIT(TORCH_EXTENSION_NAME)() {
   static PyModuleDef module{PyModuleDef_HEAD_INIT,
-                            "torchsoftmax CPU kernels for one instruction set",
+                            "torchsoftmax kernels for one device or instruction set",
                             nullptr,
                             -1,
                             nullptr,

@@ -6,30 +6,34 @@
 //   add(row, i, lanes, keep, input, mask...) the vector that is summed up; it may be kept
 //   result_of(walk, row, sum)                what is known with the sum
 //   value(result, i, lanes, keep, input, mask...)  the output
-//   kKeeps, and kNothing: the output where an entry takes no part.
+//   kKeeps and kOften, and kNothing: the output where an entry takes no part.
+// Where there is no room to keep anything, `keep` is NoRoom.
 
 #include "masked.h"
-#include "rows.h"
 
-namespace torchsoftmax::cpu {
+namespace torchsoftmax::TORCHSOFTMAX_DEVICE {
 
 template <typename Stages>
 struct Staged : Policy, Stages {
   static constexpr bool kKeeps = Stages::kKeeps;
   static constexpr bool kDirect = true;
   static constexpr bool kAmends = false;
+  static constexpr bool kOften = Stages::kOften;
   static constexpr bool kStaged = true;
 
   explicit Staged(const Stages& stages) : Stages(stages) {}
 
   template <typename Walk, typename Keep, typename Out, typename In, typename... Mask>
-  void operator()(const Walk& walk, RowRange rows, const Keep& keep, const Out& out,
-                  const In& input, const Mask&... mask) const {
-    const auto row = this->row_of(walk.maximum(
-        [&](int64_t i, auto lanes) { return this->largest(i, lanes, input, mask...); }));
-    const auto sum = walk.sum(
-        [&](int64_t i, auto lanes) { return this->add(row, i, lanes, keep, input, mask...); });
-    const auto result = this->result_of(walk, row, sum);
+  TORCHSOFTMAX_FN void operator()(const Walk& walk, RowRange rows, const Keep& keep, const Out& out,
+                                  const In& input, const Mask&... mask) const {
+    const auto found = walk.maximum_and_sum(
+        [&](int64_t i, auto lanes) { return this->largest(i, lanes, input, mask...); },
+        [&](const auto& max) { return this->row_of(max); },
+        [&](const auto& row, int64_t i, auto lanes) {
+          return this->add(row, i, lanes, keep, input, mask...);
+        });
+    const auto& sum = found.sum;
+    const auto result = this->result_of(walk, found.row, sum);
     if (sizeof...(Mask) > 0 && walk.any_nan(sum, rows)) {  // nothing takes part, or a nan
       walk.for_each([&](int64_t i, auto lanes) {
         auto value = this->value(result, i, lanes, keep, input, mask...);
@@ -44,4 +48,4 @@ struct Staged : Policy, Stages {
   }
 };
 
-}  // namespace torchsoftmax::cpu
+}  // namespace torchsoftmax::TORCHSOFTMAX_DEVICE

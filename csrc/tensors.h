@@ -8,7 +8,7 @@
 
 #include "row_tensor.h"
 
-namespace torchsoftmax::cpu {
+namespace torchsoftmax {
 
 /// Calls `body` with a value of the type of the elements of `tensor`, which the checks have
 /// allowed.
@@ -56,4 +56,4 @@ inline at::Tensor like_rows_of(const at::Tensor& output, const at::Tensor& opera
   return at::empty_like(output, output.options().dtype(operand.scalar_type())).copy_(operand);
 }
 
-}  // namespace torchsoftmax::cpu
+}  // namespace torchsoftmax

@@ -16,9 +16,8 @@
 
 #include "logits.h"
 #include "row_target.h"
-#include "rows.h"
 
-namespace torchsoftmax::cpu {
+namespace torchsoftmax::TORCHSOFTMAX_DEVICE {
 
 /// How the classes that are not the target share in the loss.
 template <typename acc_t>
@@ -26,11 +25,33 @@ struct Smoothing {
   acc_t target;      // 1 - e
   acc_t each_class;  // e / C
   const acc_t* weight;
-  acc_t weight_sum;
+  const acc_t* weight_sum;  // of all classes; null without smoothing
 };
 
-/// What all rows have beside their operands.
+/// The weight of a row in the mean: 0 where it is ignored.
 template <typename acc_t>
+struct IndexRowWeight {
+  RowTarget<acc_t> target;
+  const acc_t* sample_weight;
+
+  TORCHSOFTMAX_FN acc_t operator()(int64_t row) const {
+    const acc_t sample = sample_weight == nullptr ? acc_t(1) : sample_weight[row];
+    return target.valid(row) ? target.weight_of(row) * sample : acc_t(0);
+  }
+};
+
+template <typename acc_t>
+struct RowValue {
+  const acc_t* values;
+
+  TORCHSOFTMAX_FN acc_t operator()(int64_t row) const { return values[row]; }
+};
+
+/// What is wanted of a row. Where it is known only when the kernel runs, one kernel serves all.
+enum class Work { kAny, kLoss, kLossAndGradient, kGradient };
+
+/// What all rows have beside their operands.
+template <typename acc_t, Work kWork = Work::kAny>
 struct LossRows {
   // Forward writes these. Backward has no loss.
   acc_t* loss = nullptr;
@@ -40,26 +61,28 @@ struct LossRows {
   const acc_t* known_max = nullptr;
   const acc_t* known_log_sum = nullptr;
 
-  bool with_gradient = false;
-  const acc_t* row_gradient = nullptr;  // d objective / d row: of each row, or the same for all
-  acc_t gradient = 0;
+  bool has_gradient = false;
+  Upstream<acc_t> upstream;
   const acc_t* sample_weight = nullptr;
   acc_t z_loss = 0;
 
-  bool forward() const { return loss != nullptr; }
+  TORCHSOFTMAX_EVERYWHERE bool forward() const {
+    return kWork == Work::kAny ? loss != nullptr : kWork != Work::kGradient;
+  }
+  TORCHSOFTMAX_EVERYWHERE bool with_gradient() const {
+    return kWork == Work::kAny ? has_gradient : kWork != Work::kLoss;
+  }
 
   /// The weights of the rows.
   template <typename Walk>
-  auto weights(const Walk& walk, RowRange rows) const {
+  TORCHSOFTMAX_FN auto weights(const Walk& walk, RowRange rows) const {
     using V = typename Walk::V;
     return sample_weight == nullptr ? V(1) : walk.load_rows(sample_weight, rows);
   }
   /// d objective / d loss of the rows.
   template <typename Walk>
-  auto gradients(const Walk& walk, RowRange rows) const {
-    using V = typename Walk::V;
-    const V each = row_gradient == nullptr ? V(gradient) : walk.load_rows(row_gradient, rows);
-    return each * weights(walk, rows);
+  TORCHSOFTMAX_FN auto gradients(const Walk& walk, RowRange rows) const {
+    return upstream.of(walk, rows) * weights(walk, rows);
   }
 };
 
@@ -70,13 +93,13 @@ struct RowState {
   V log_sum;
   V sum;  // of exp(z - max); known in forward only
 
-  V lse() const { return logits.max + log_sum; }
+  TORCHSOFTMAX_FN V lse() const { return logits.max + log_sum; }
 };
 
 /// The state with a row's maximum, from the statistics that forward left or still without its sums.
-template <typename Walk, typename Logits, typename acc_t>
-auto state_of(const Walk& walk, const Logits& logits, const LossRows<acc_t>& loss_rows,
-              RowRange rows, const typename Walk::V& max) {
+template <typename Walk, typename Logits, typename Losses>
+TORCHSOFTMAX_FN auto state_of(const Walk& walk, const Logits& logits, const Losses& loss_rows,
+                              RowRange rows, const typename Walk::V& max) {
   using V = typename Walk::V;
   const auto row = logits.of_row(max);
   const V log_sum = loss_rows.forward() ? V(0) : walk.load_rows(loss_rows.known_log_sum, rows);
@@ -85,10 +108,10 @@ auto state_of(const Walk& walk, const Logits& logits, const LossRows<acc_t>& los
 
 /// Writes the statistics and the losses of the rows, with the z-loss; 0 in the lanes in which
 /// `valid` is 0.
-template <typename Walk, typename acc_t, typename State>
-void write_losses(const Walk& walk, const LossRows<acc_t>& loss_rows, RowRange rows,
-                  const typename Walk::V& max, const State& state, typename Walk::V loss,
-                  const typename Walk::V& valid) {
+template <typename Walk, typename Losses, typename State>
+TORCHSOFTMAX_FN void write_losses(const Walk& walk, const Losses& loss_rows, RowRange rows,
+                                  const typename Walk::V& max, const State& state,
+                                  typename Walk::V loss, const typename Walk::V& valid) {
   using V = typename Walk::V;
   if (loss_rows.z_loss != 0) {
     loss = loss + V(loss_rows.z_loss) * state.lse() * state.lse();
@@ -100,26 +123,28 @@ void write_losses(const Walk& walk, const LossRows<acc_t>& loss_rows, RowRange r
 }
 
 /// What the probabilities are multiplied by in the gradient: `mass` of q, and that of the z-loss.
-template <typename V, typename acc_t, typename State>
-V with_z_loss(const V& mass, const LossRows<acc_t>& loss_rows, const State& state) {
+template <typename V, typename Losses, typename State>
+TORCHSOFTMAX_FN V with_z_loss(const V& mass, const Losses& loss_rows, const State& state) {
   return loss_rows.z_loss == 0 ? mass : mass + V(2 * loss_rows.z_loss) * state.lse();
 }
 
-template <typename acc_t, typename Logits, bool kSmooth>
+template <typename acc_t, typename Logits, bool kSmooth, Work kWork = Work::kAny>
 struct IndexRow : Policy {
   static constexpr bool kKeeps = !Logits::kCapped;
   static constexpr bool kDirect = !Logits::kCapped;
+  static constexpr bool kOften = kWork != Work::kAny;
+  static constexpr bool kReadsElements = true;
 
   Logits logits;
   RowTarget<acc_t> target;
   Smoothing<acc_t> smoothing;
-  LossRows<acc_t> loss_rows;
+  LossRows<acc_t, kWork> loss_rows;
 
   template <typename Walk, typename Keep, typename Out, typename In>
-  void operator()(const Walk& walk, RowRange rows, const Keep& keep, const Out& out,
-                  const In& input) const {
+  TORCHSOFTMAX_FN void operator()(const Walk& walk, RowRange rows, const Keep& keep, const Out& out,
+                                  const In& input) const {
     using V = typename Walk::V;
-    const auto targets = target.template of_rows<Walk::kRows>(rows);
+    const auto targets = target.of_rows(walk, rows);
     if (!targets.any) {
       leave_out(walk, rows, out);
       return;
@@ -136,24 +161,27 @@ struct IndexRow : Policy {
                          : of_rows([&](int64_t c, int64_t) { return target.weight[c]; });
     const V picked = V(smoothing.target) * weight;
     const bool forward = loss_rows.forward();
-    const bool keeps = kKeeps && forward && loss_rows.with_gradient;
+    const bool keeps = kKeeps && kHasRoom<Keep> && forward && loss_rows.with_gradient();
 
-    const V max = forward
-                      ? walk.maximum([&](int64_t i, auto lanes) { return input.first(i, lanes); })
-                      : walk.load_rows(loss_rows.known_max, rows);
-    auto state = state_of(walk, logits, loss_rows, rows, max);
-    // Read before anything is written.
     const V x_target = of_rows([&](int64_t c, int64_t lane) { return walk.at(input, c, lane); });
+    walk.all_have_read();
+    const auto logits_of = [&](const V& max) { return logits.of_row(max); };
+    RowState<decltype(logits_of(V(0))), V> state;
     if (forward) {
+      const auto largest = [&](int64_t i, auto lanes) { return input.first(i, lanes); };
       const auto exponential = [&](int64_t i, const V& z, auto lanes) {
         const V e = exp_nonpositive(z);
-        if (keeps) {
-          keep.store(i, e, lanes);
+        if constexpr (kHasRoom<Keep>) {
+          if (keeps) {
+            keep.store(i, e, lanes);
+          }
         }
         return e;
       };
-      V dot(0);
+      V max, dot(0);
       if constexpr (kSmooth) {
+        max = walk.maximum(largest);
+        state.logits = logits_of(max);
         const auto sums = walk.template sums<2>([&](int64_t i, auto lanes) {
           const V z = state.logits.shifted(state.logits.value(input.load(i, lanes)));
           return std::array<V, 2>{exponential(i, z, lanes),
@@ -162,20 +190,25 @@ struct IndexRow : Policy {
         state.sum = sums[0];
         dot = sums[1];
       } else {
-        state.sum = walk.sum([&](int64_t i, auto lanes) {
-          const V z = state.logits.shifted(state.logits.value(input.load(i, lanes)));
-          return exponential(i, z, lanes);
-        });
+        const auto found =
+            walk.maximum_and_sum(largest, logits_of, [&](const auto& row, int64_t i, auto lanes) {
+              return exponential(i, row.shifted(row.value(input.load(i, lanes))), lanes);
+            });
+        max = found.max;
+        state.logits = found.row;
+        state.sum = found.sum;
       }
       state.log_sum = walk.log(state.sum);
       const V z_target = state.logits.shifted(state.logits.value(x_target));
       V loss = picked * (state.log_sum - z_target);
       if constexpr (kSmooth) {
-        loss = loss + V(smoothing.each_class) * (V(smoothing.weight_sum) * state.log_sum - dot);
+        loss = loss + V(smoothing.each_class) * (V(*smoothing.weight_sum) * state.log_sum - dot);
       }
       write_losses(walk, loss_rows, rows, max, state, loss, valid);
+    } else {
+      state = state_of(walk, logits, loss_rows, rows, walk.load_rows(loss_rows.known_max, rows));
     }
-    if (!loss_rows.with_gradient) {
+    if (!loss_rows.with_gradient()) {
       return;
     }
     const V grad = V(logits.per_temperature()) * valid * loss_rows.gradients(walk, rows);
@@ -183,7 +216,7 @@ struct IndexRow : Policy {
     V mass = picked;
     V q_target = picked;
     if constexpr (kSmooth) {
-      mass = mass + share * V(smoothing.weight_sum);
+      mass = mass + share * V(*smoothing.weight_sum);
       q_target =
           q_target + share * of_rows([&](int64_t c, int64_t) { return smoothing.weight[c]; });
     }
@@ -209,9 +242,10 @@ struct IndexRow : Policy {
   /// The gradient but for the target's entry. `some_valid`: 0 in the lanes of ignored rows, where
   /// there are any: they may hold nan, their gradient is 0.
   template <typename Walk, typename Keep, typename Out, typename In, typename State, typename V>
-  void write_gradient(const Walk& walk, const Keep& keep, const Out& out, const In& input,
-                      const State& state, bool keeps, const V& mass, const V& grad_share,
-                      const V* some_valid) const {
+  TORCHSOFTMAX_FN void write_gradient(const Walk& walk, const Keep& keep, const Out& out,
+                                      const In& input, const State& state, bool keeps,
+                                      const V& mass, const V& grad_share,
+                                      const V* some_valid) const {
     const auto less_share = [&](int64_t i, V value, auto lanes) {
       if constexpr (kSmooth) {
         value = value - grad_share * walk.per_class(smoothing.weight, i, lanes);
@@ -224,12 +258,14 @@ struct IndexRow : Policy {
       }
       out.store(i, value, lanes);
     };
-    if (keeps) {
-      const V scale = mass / state.sum;
-      walk.for_each([&](int64_t i, auto lanes) {
-        write(i, less_share(i, scale * keep.load(i, lanes), lanes), lanes);
-      });
-      return;
+    if constexpr (kHasRoom<Keep>) {
+      if (keeps) {
+        const V scale = mass / state.sum;
+        walk.for_each([&](int64_t i, auto lanes) {
+          write(i, less_share(i, scale * keep.load(i, lanes), lanes), lanes);
+        });
+        return;
+      }
     }
     walk.for_each([&](int64_t i, auto lanes) {
       const V x = loss_rows.forward() ? input.load(i, lanes) : input.first(i, lanes);
@@ -240,14 +276,14 @@ struct IndexRow : Policy {
   }
 
   template <typename Walk, typename Out>
-  void leave_out(const Walk& walk, RowRange rows, const Out& out) const {
+  TORCHSOFTMAX_FN void leave_out(const Walk& walk, RowRange rows, const Out& out) const {
     using V = typename Walk::V;
     if (loss_rows.forward()) {
       for (acc_t* values : {loss_rows.loss, loss_rows.max, loss_rows.log_sum}) {
         walk.store_rows(values, rows, V(0));
       }
     }
-    if (loss_rows.with_gradient) {
+    if (loss_rows.with_gradient()) {
       walk.for_each([&](int64_t i, auto lanes) { out.store(i, V(0), lanes); });
     }
   }
@@ -262,15 +298,15 @@ struct ProbabilityRow : Policy {
   LossRows<acc_t> loss_rows;
 
   template <typename Walk, typename Keep, typename Out, typename In, typename Target>
-  void operator()(const Walk& walk, RowRange rows, const Keep& keep, const Out& out,
-                  const In& input, const Target& target) const {
+  TORCHSOFTMAX_FN void operator()(const Walk& walk, RowRange rows, const Keep& keep, const Out& out,
+                                  const In& input, const Target& target) const {
     using V = typename Walk::V;
     const V target_scale(smoothing.target), share(smoothing.each_class);
     const auto q_of = [&](int64_t i, auto lanes) {
       return walk.per_class(smoothing.weight, i, lanes) *
              fmadd(target.load(i, lanes), target_scale, share);
     };
-    const bool keeps = kKeeps && loss_rows.forward() && loss_rows.with_gradient;
+    const bool keeps = kKeeps && kHasRoom<Keep> && loss_rows.forward() && loss_rows.with_gradient();
     const bool forward = loss_rows.forward();
     const V max = forward
                       ? walk.maximum([&](int64_t i, auto lanes) { return input.first(i, lanes); })
@@ -282,8 +318,10 @@ struct ProbabilityRow : Policy {
         const V z = state.logits.shifted(state.logits.value(input.load(i, lanes)));
         const V q = q_of(i, lanes);
         const V e = exp_nonpositive(z);
-        if (keeps) {
-          keep.store(i, e, lanes);
+        if constexpr (kHasRoom<Keep>) {
+          if (keeps) {
+            keep.store(i, e, lanes);
+          }
         }
         return std::array<V, 3>{e, q * z, q};
       });
@@ -294,24 +332,26 @@ struct ProbabilityRow : Policy {
     } else {
       mass = walk.sum(q_of);
     }
-    if (!loss_rows.with_gradient) {
+    if (!loss_rows.with_gradient()) {
       return;
     }
     mass = with_z_loss(mass, loss_rows, state);
     const V grad = V(logits.per_temperature()) * loss_rows.gradients(walk, rows);
-    if (keeps) {
-      const V scale = mass / state.sum;
-      walk.for_each([&](int64_t i, auto lanes) {
-        out.store(i, grad * (keep.load(i, lanes) * scale - q_of(i, lanes)), lanes);
-      });
-    } else {
-      walk.for_each([&](int64_t i, auto lanes) {
-        const V value = state.logits.value(input.load(i, lanes));
-        const V p = exp_nonpositive(state.logits.shifted(value) - state.log_sum);
-        const V result = grad * (p * mass - q_of(i, lanes));
-        out.store(i, state.logits.times_slope(result, value), lanes);
-      });
+    if constexpr (kHasRoom<Keep>) {
+      if (keeps) {
+        const V scale = mass / state.sum;
+        walk.for_each([&](int64_t i, auto lanes) {
+          out.store(i, grad * (keep.load(i, lanes) * scale - q_of(i, lanes)), lanes);
+        });
+        return;
+      }
     }
+    walk.for_each([&](int64_t i, auto lanes) {
+      const V value = state.logits.value(input.load(i, lanes));
+      const V p = exp_nonpositive(state.logits.shifted(value) - state.log_sum);
+      const V result = grad * (p * mass - q_of(i, lanes));
+      out.store(i, state.logits.times_slope(result, value), lanes);
+    });
   }
 };
 
@@ -323,8 +363,8 @@ struct TargetGradientRow : Policy {
   LossRows<acc_t> loss_rows;
 
   template <typename Walk, typename Keep, typename Out, typename In>
-  void operator()(const Walk& walk, RowRange rows, const Keep&, const Out& out,
-                  const In& input) const {
+  TORCHSOFTMAX_FN void operator()(const Walk& walk, RowRange rows, const Keep&, const Out& out,
+                                  const In& input) const {
     using V = typename Walk::V;
     const auto state =
         state_of(walk, logits, loss_rows, rows, walk.load_rows(loss_rows.known_max, rows));
@@ -336,4 +376,4 @@ struct TargetGradientRow : Policy {
   }
 };
 
-}  // namespace torchsoftmax::cpu
+}  // namespace torchsoftmax::TORCHSOFTMAX_DEVICE

@@ -1,0 +1,3 @@
+// cross_entropy, its gradients and those of class probabilities.
+
+#include "../kernels/cross_entropy.h"

@@ -1,0 +1,3 @@
+// The matrices of derivatives of softmax.
+
+#include "../kernels/derivatives.h"

@@ -1,0 +1,3 @@
+// softmax and log_softmax, forward and backward.
+
+#include "../kernels/softmax.h"

@@ -1,0 +1,3 @@
+// softmax_statistics, forward and backward.
+
+#include "../kernels/statistics.h"

@@ -1,0 +1,75 @@
+#pragma once
+// Policies are the mathematics of one row, written once for every device. Each device compiles them
+// in its own namespace, with its own values (SIMD vectors of rows or classes on the CPU, one number
+// of a thread on CUDA) and its own walk over a row: cpu/walk.h and cuda/walk.h.
+//
+// Contract of a policy: it is called with a walk, the rows, a place for intermediate values and
+// views of its operands. It reads an element for the last time before it writes that element, but
+// for single elements read by `at`, which come before `walk.all_have_read()`; and it writes every
+// element of its output. So outputs may share memory with inputs.
+
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#if defined(__CUDACC__)
+#define TORCHSOFTMAX_DEVICE cuda
+#define TORCHSOFTMAX_FN __device__ __forceinline__
+#define TORCHSOFTMAX_EVERYWHERE __host__ __device__
+#include "../cuda/lane.h"
+#else
+#define TORCHSOFTMAX_DEVICE cpu
+#define TORCHSOFTMAX_FN
+#define TORCHSOFTMAX_EVERYWHERE
+#include "../cpu/pack.h"
+#endif
+
+namespace torchsoftmax::TORCHSOFTMAX_DEVICE {
+
+/// In place of a view of intermediate values where there is no room for them.
+struct NoRoom {};
+template <typename Keep>
+inline constexpr bool kHasRoom = !std::is_same_v<Keep, NoRoom>;
+
+#if defined(__CUDACC__)
+/// Whether losses have kernels for logits that nothing is done to. On the CPU their arithmetic is
+/// hidden behind memory.
+inline constexpr bool kPlainLosses = true;
+#else
+inline constexpr bool kPlainLosses = false;
+#endif
+
+inline constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
+
+/// The rows that one call of a policy works on.
+struct RowRange {
+  int64_t first;
+  int64_t count;
+};
+
+/// The maximum of a row, what a policy makes of it, and the sum of terms that depend on that.
+template <typename V, typename Row>
+struct MaximumAndSum {
+  V max;
+  Row row;
+  V sum;
+};
+
+/// What a policy tells of itself, with the values that are always right.
+struct Policy {
+  /// It keeps intermediate values of a row.
+  static constexpr bool kKeeps = false;
+  /// In its first pass over an operand it reads it with `first`, so it may be read where it lies.
+  static constexpr bool kDirect = false;
+  /// It changes single elements of its output after it wrote them, or reads them.
+  static constexpr bool kAmends = true;
+  /// It is used so often that kernels for every length of row are worth their compilation.
+  static constexpr bool kOften = false;
+  /// It reads single elements, and so waits for them: on a GPU, more rows at once hide that better
+  /// than a row that is fetched ahead.
+  static constexpr bool kReadsElements = false;
+  /// It is in stages: see staged.h.
+  static constexpr bool kStaged = false;
+};
+
+}  // namespace torchsoftmax::TORCHSOFTMAX_DEVICE

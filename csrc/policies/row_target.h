@@ -1,0 +1,67 @@
+#pragma once
+// The class index of each row, its weight, and the rows to leave out.
+
+#include <array>
+
+#include "device.h"
+
+#if defined(__CUDACC__)
+#include "../cuda/index_check.h"
+#else
+#include "../cpu/index_check.h"
+#endif
+
+namespace torchsoftmax::TORCHSOFTMAX_DEVICE {
+
+template <typename acc_t>
+struct RowTarget {
+  const int64_t* index = nullptr;
+  const acc_t* weight = nullptr;
+  int64_t ignore_index = 0;
+  int64_t classes = 0;
+  IndexCheck check{};
+
+  /// Whether the row takes part; only then may memory be read with its index.
+  TORCHSOFTMAX_FN bool valid(int64_t row) const {
+    return index[row] != ignore_index && accepts(check, index[row], classes, row);
+  }
+
+  /// The indices of the rows of a range, -1 where one takes no part.
+  template <int64_t kRows>
+  struct OfRows {
+    std::array<int64_t, kRows> index;
+    bool any = false;
+    bool all = true;
+  };
+  template <typename Walk>
+  TORCHSOFTMAX_FN OfRows<Walk::kRows> of_rows(const Walk& walk, RowRange rows) const {
+    OfRows<Walk::kRows> result;
+    for (int64_t lane = 0; lane < rows.count; ++lane) {
+      const int64_t row = rows.first + lane;
+      const bool takes_part = valid(row);
+      result.index[lane] = takes_part ? index[row] : -1;
+      result.any = result.any || takes_part;
+      result.all = result.all && takes_part;
+    }
+    result.any = walk.any(result.any);
+    return result;
+  }
+
+  TORCHSOFTMAX_FN acc_t weight_of(int64_t row) const {
+    return weight == nullptr ? acc_t(1) : weight[index[row]];
+  }
+};
+
+/// d objective / d row: of each row, or the same for all.
+template <typename acc_t>
+struct Upstream {
+  const acc_t* values = nullptr;
+  bool of_each_row = false;
+
+  template <typename Walk>
+  TORCHSOFTMAX_FN typename Walk::V of(const Walk& walk, RowRange rows) const {
+    return of_each_row ? walk.load_rows(values, rows) : typename Walk::V(*values);
+  }
+};
+
+}  // namespace torchsoftmax::TORCHSOFTMAX_DEVICE

@@ -1,0 +1,151 @@
+#pragma once
+// The policies of softmax and log_softmax, forward and backward.
+
+#include "logits.h"
+#include "staged.h"
+
+namespace torchsoftmax::TORCHSOFTMAX_DEVICE {
+
+/// The first two stages, which both have: the maximum, and the logits less their maximum.
+template <typename Logits>
+struct ShiftedLogits {
+  static constexpr bool kOften = Logits::kPlain;
+
+  Logits logits;
+
+  template <typename Lanes, typename In, typename... Mask>
+  TORCHSOFTMAX_FN auto largest(int64_t i, Lanes lanes, const In& input, const Mask&... mask) const {
+    return where_part(input.first(i, lanes), kMinusInfinity, i, lanes, mask...);
+  }
+  template <typename V>
+  TORCHSOFTMAX_FN auto row_of(const V& max) const {
+    return logits.of_row(max);
+  }
+  template <typename Row, typename Lanes, typename In, typename... Mask>
+  TORCHSOFTMAX_FN auto shifted(const Row& row, int64_t i, Lanes lanes, const In& input,
+                               const Mask&... mask) const {
+    const auto x = where_part(input.load(i, lanes), kMinusInfinity, i, lanes, mask...);
+    return row.shifted(row.value(x));
+  }
+};
+
+template <typename Logits>
+struct Softmax : ShiftedLogits<Logits> {
+  static constexpr bool kKeeps = true;
+  static constexpr double kNothing = 0;
+
+  template <typename Row, typename V>
+  struct Result {
+    Row row;
+    V scale;
+  };
+
+  template <typename Row, typename Lanes, typename Keep, typename In, typename... Mask>
+  TORCHSOFTMAX_FN auto add(const Row& row, int64_t i, Lanes lanes, const Keep& keep,
+                           const In& input, const Mask&... mask) const {
+    const auto e = exp_nonpositive(this->shifted(row, i, lanes, input, mask...));
+    if constexpr (kHasRoom<Keep>) {
+      keep.store(i, e, lanes);
+    }
+    return e;
+  }
+  template <typename Walk, typename Row, typename V>
+  TORCHSOFTMAX_FN Result<Row, V> result_of(const Walk&, const Row& row, const V& sum) const {
+    return {row, V(1) / sum};
+  }
+  template <typename Row, typename V, typename Lanes, typename Keep, typename In, typename... Mask>
+  TORCHSOFTMAX_FN V value(const Result<Row, V>& result, int64_t i, Lanes lanes, const Keep& keep,
+                          const In& input, const Mask&... mask) const {
+    if constexpr (kHasRoom<Keep>) {
+      return keep.load(i, lanes) * result.scale;
+    } else {
+      return exp_nonpositive(this->shifted(result.row, i, lanes, input, mask...)) * result.scale;
+    }
+  }
+};
+
+template <typename Logits>
+struct LogSoftmax : ShiftedLogits<Logits> {
+  static constexpr bool kKeeps = false;
+  static constexpr double kNothing = kMinusInfinity;
+
+  template <typename Row, typename V>
+  struct Result {
+    Row row;
+    V log_sum;  // max + log_sum would lose its digits where max is large
+  };
+
+  template <typename Row, typename Lanes, typename Keep, typename In, typename... Mask>
+  TORCHSOFTMAX_FN auto add(const Row& row, int64_t i, Lanes lanes, const Keep&, const In& input,
+                           const Mask&... mask) const {
+    return exp_nonpositive(this->shifted(row, i, lanes, input, mask...));
+  }
+  template <typename Walk, typename Row, typename V>
+  TORCHSOFTMAX_FN Result<Row, V> result_of(const Walk& walk, const Row& row, const V& sum) const {
+    return {row, walk.log(sum)};
+  }
+  template <typename Row, typename V, typename Lanes, typename Keep, typename In, typename... Mask>
+  TORCHSOFTMAX_FN V value(const Result<Row, V>& result, int64_t i, Lanes lanes, const Keep&,
+                          const In& input, const Mask&... mask) const {
+    return this->shifted(result.row, i, lanes, input, mask...) - result.log_sum;
+  }
+};
+
+/// grad_input = y (grad_output - <grad_output, y>) / T for y = softmax(input / T).
+template <typename acc_t>
+struct SoftmaxBackward : Policy {
+  static constexpr bool kDirect = true;
+  static constexpr bool kAmends = false;
+  static constexpr bool kOften = true;
+
+  acc_t per_temperature;
+
+  template <typename Walk, typename Keep, typename Out, typename Grad, typename Y, typename... Mask>
+  TORCHSOFTMAX_FN void operator()(const Walk& walk, RowRange, const Keep&, const Out& grad_input,
+                                  const Grad& grad_output, const Y& output,
+                                  const Mask&... mask) const {
+    using V = typename Walk::V;
+    const auto part = [&](const auto& operand, int64_t i, auto lanes) {
+      return where_part(operand.load(i, lanes), 0, i, lanes, mask...);
+    };
+    const V dot = walk.sum([&](int64_t i, auto lanes) {
+      return where_part(grad_output.first(i, lanes), 0, i, lanes, mask...) * output.first(i, lanes);
+    });
+    const V scale(per_temperature);
+    walk.for_each([&](int64_t i, auto lanes) {
+      const V grad = part(grad_output, i, lanes) - dot;
+      grad_input.store(i, grad * output.load(i, lanes) * scale, lanes);
+    });
+  }
+};
+
+/// grad_input = (grad_output - exp(y) sum(grad_output)) / T for y = log_softmax(input / T).
+template <typename acc_t>
+struct LogSoftmaxBackward : Policy {
+  static constexpr bool kDirect = true;
+  static constexpr bool kAmends = false;
+  static constexpr bool kOften = true;
+
+  acc_t per_temperature;
+
+  template <typename Walk, typename Keep, typename Out, typename Grad, typename Y, typename... Mask>
+  TORCHSOFTMAX_FN void operator()(const Walk& walk, RowRange, const Keep&, const Out& grad_input,
+                                  const Grad& grad_output, const Y& output,
+                                  const Mask&... mask) const {
+    using V = typename Walk::V;
+    const auto part = [&](const auto& operand, int64_t i, auto lanes) {
+      return where_part(operand.load(i, lanes), 0, i, lanes, mask...);
+    };
+    const V sum = walk.sum([&](int64_t i, auto lanes) {
+      return where_part(grad_output.first(i, lanes), 0, i, lanes, mask...);
+    });
+    const V scale(per_temperature);
+    walk.for_each([&](int64_t i, auto lanes) {
+      V grad = part(grad_output, i, lanes) - exp_nonpositive(output.first(i, lanes)) * sum;
+      grad = where_part(grad, 0, i, lanes, mask...);
+      grad_input.store(i, grad * scale, lanes);
+    });
+  }
+};
+
+}  // namespace torchsoftmax::TORCHSOFTMAX_DEVICE

@@ -1,0 +1,111 @@
+"""Rows of every length that a device has a way of its own for, and many rows of some of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import devices, on
+from test_contract import assert_near
+from torch import Tensor
+
+import torchsoftmax
+
+# A thread, a warp, a block or a cluster of blocks for each row on a GPU; some one after the other.
+SHAPES = (
+    *((20000, 8), (20000, 10), (70, 64), (70, 512), (70, 1000), (9000, 2048), (33, 2056)),
+    *((9, 8192), (9, 20000), (5, 32768), (3, 50257), (3, 70000), (2, 140000), (2, 262144)),
+    (2, 600000),
+)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def rows(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    return (2 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))).to(dtype)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_softmax(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: str) -> None:
+    x, upstream = rows(*shape, dtype=dtype), rows(*shape, dtype=dtype, seed=1)
+
+    def value_and_gradient(function, x: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.requires_grad_()
+        value = function(x, 1)
+        return value.detach(), torch.autograd.grad(value, x, upstream)[0]
+
+    ours = value_and_gradient(getattr(torchsoftmax, name), *on(device, (x.clone(), upstream)))
+    exact = value_and_gradient(getattr(F, name), x.double(), upstream.double())
+    for what, mine, true in zip(("value", "gradient"), ours, exact, strict=True):
+        # The sum of the upstream gradient, of terms up to 8 that cancel, grows as the root of their
+        # number, and its rounding with it.
+        inner = max(8.0, shape[1] ** 0.5 / 32) if what == "gradient" else 1.0
+        assert_near(mine, true, dtype, what, inner)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("way", ["forward", "backward", "in place"])
+def test_cross_entropy(way: str, shape: tuple[int, ...], dtype: torch.dtype, device: str) -> None:
+    """The gradient of the forward pass, that of the statistics, and that over the logits."""
+    x = rows(*shape, dtype=dtype)
+    target = torch.arange(shape[0]) * 7919 % shape[1]
+    target[::3] = -100
+    reduction = "sum" if way == "forward" else "none"
+    mine = on(device, x.clone()).requires_grad_()
+    logits = mine * 1 if way == "in place" else mine
+    loss = torchsoftmax.cross_entropy(
+        logits, on(device, target), reduction=reduction, inplace_backward=way == "in place"
+    )
+    (gradient,) = torch.autograd.grad(loss.sum() if way != "forward" else loss, mine)
+    x = x.double().requires_grad_()
+    exact = F.cross_entropy(x, target, reduction=reduction)
+    assert_near(loss.detach(), exact.detach(), dtype, "loss")
+    assert_near(gradient, torch.autograd.grad(exact.sum(), x)[0], dtype, "gradient")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("device", devices()[1:])  # the CPU is not waited for
+def test_nothing_waits_for_the_device(device: str) -> None:
+    """No operator asks the device for a number, and all can be captured in a graph."""
+    x, target = rows(64, 1000, dtype=torch.float32), torch.arange(64)
+    hidden, layer = rows(64, 32, dtype=torch.float32), rows(1000, 32, dtype=torch.float32, seed=1)
+    x, hidden, layer = (on(device, t).requires_grad_() for t in (x, hidden, layer))
+    target, weight = on(device, target), torch.ones(1000, device=device)
+
+    def run() -> list[Tensor]:
+        statistics = torchsoftmax.softmax_statistics(x, target)
+        linear = torchsoftmax.linear_softmax_statistics(hidden, layer, target)
+        losses = [
+            torchsoftmax.cross_entropy(x, target),
+            torchsoftmax.cross_entropy(x, target, weight, label_smoothing=0.1, normalizer=3.0),
+            torchsoftmax.kl_div_with_logits(x, x.detach().flip(1)),
+            torchsoftmax.linear_cross_entropy(hidden, layer, target),
+            torchsoftmax.linear_cross_entropy(hidden, layer, target, chunk_size=20),
+            sum(value.sum() for value in statistics[:3]),
+            sum(value.sum() for value in linear[:3]),
+            torchsoftmax.softmax(x, 1).square().sum(),
+        ]
+        return [*losses, *torch.autograd.grad(sum(losses), (x, hidden, layer))]
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    with torch.no_grad():
+        for tensor in (x, hidden, layer):
+            tensor.copy_(tensor.flip(0))
+    graph.replay()
+    for ours, expected in zip(captured, run(), strict=True):
+        torch.testing.assert_close(ours, expected)
