@@ -267,7 +267,7 @@ void pipelined_rows(const RowPolicy& policy, const RowTensor<Out>& out,
     const auto first = input(begin);
     auto row_state = policy.row_of(
         walk.maximum([&](int64_t i, auto lanes) { return largest(first, i, lanes); }));
-    auto result = policy.result_of(walk, row_state, V(1));
+    auto result = policy.result_of(walk, row_state, V(1), keep(begin));
     for (int64_t row = begin; row < end; ++row) {
       const auto now = input(row), next = input(std::min(row + 1, end - 1));
       const auto kept_now = keep(row);
@@ -277,17 +277,17 @@ void pipelined_rows(const RowPolicy& policy, const RowTensor<Out>& out,
       };
       std::array<V, 2> found;
       if (row == begin) {
-        found = walk.maximum_and_sum_of(both);
+        found = walk.maximum_and_sum(both);
       } else {
         const auto before = input(row - 1);
         const auto kept_before = keep(row - 1);
         const auto out_before = output(row - 1);
-        found = walk.maximum_and_sum_of([&](int64_t i, auto lanes) {
+        found = walk.maximum_and_sum([&](int64_t i, auto lanes) {
           out_before.store(i, policy.value(result, i, lanes, kept_before, before), lanes);
           return both(i, lanes);
         });
       }
-      result = policy.result_of(walk, row_state, found[1]);
+      result = policy.result_of(walk, row_state, found[1], kept_now);
       row_state = policy.row_of(found[0]);
     }
     const auto last = input(end - 1);

@@ -22,6 +22,8 @@ class Walk {
 
   /// Whether lanes have to take the same way through a policy.
   static constexpr bool kTogether = false;
+  /// Whether it has merged_sum.
+  static constexpr bool kMerges = false;
   /// Whether an output holds values as they are computed.
   template <typename Out>
   static constexpr bool kExact = std::is_same_v<typename Out::element, acc_t>;
@@ -64,7 +66,7 @@ class Walk {
 
   /// The maximum of the first of both vectors that terms(i, lanes) returns, the sum of the second.
   template <typename Terms>
-  std::array<V, 2> maximum_and_sum_of(Terms&& terms) const {
+  std::array<V, 2> maximum_and_sum(Terms&& terms) const {
     return reduce(
         std::array<V, 2>{lowest(), V(0)},
         [](auto k, const V& a, const V& b) {
@@ -75,15 +77,6 @@ class Walk {
           }
         },
         std::forward<Terms>(terms));
-  }
-
-  /// Of term(row, i, lanes), with row = row_of(maximum of largest(i, lanes)).
-  template <typename Largest, typename RowOf, typename Term>
-  auto maximum_and_sum(Largest&& largest, RowOf&& row_of, Term&& term) const {
-    const V max = maximum(largest);
-    const auto row = row_of(max);
-    const V total = sum([&](int64_t i, auto lanes) { return term(row, i, lanes); });
-    return MaximumAndSum<V, std::decay_t<decltype(row)>>{max, row, total};
   }
 
   template <typename Term>

@@ -45,6 +45,7 @@ class WalkBase {
   static constexpr bool kAlong = Group::kAlong;
   static constexpr int64_t kRows = 1;
   static constexpr bool kTogether = true;
+  static constexpr bool kMerges = true;
   template <typename Out>
   static constexpr bool kExact = std::is_same_v<typename Out::element, acc_t>;
 
@@ -198,8 +199,7 @@ class Reductions : public WalkBase<V, Group, kVector> {
   /// See MaximumAndSum. In registers each warp takes its terms less its own maximum, and they are
   /// put together in one reduction instead of two.
   template <typename Largest, typename RowOf, typename Term>
-  __device__ __forceinline__ auto maximum_and_sum(Largest&& largest, RowOf&& row_of,
-                                                  Term&& term) const {
+  __device__ __forceinline__ auto merged_sum(Largest&& largest, RowOf&& row_of, Term&& term) const {
     using Row = decltype(row_of(V(0)));
     if constexpr (!Walk::kUnrolled) {
       const V max = maximum(largest);

@@ -189,14 +189,21 @@ struct IndexRow : Policy {
         });
         state.sum = sums[0];
         dot = sums[1];
-      } else {
+      } else if constexpr (Walk::kMerges) {
         const auto found =
-            walk.maximum_and_sum(largest, logits_of, [&](const auto& row, int64_t i, auto lanes) {
+            walk.merged_sum(largest, logits_of, [&](const auto& row, int64_t i, auto lanes) {
               return exponential(i, row.shifted(row.value(input.load(i, lanes))), lanes);
             });
         max = found.max;
         state.logits = found.row;
         state.sum = found.sum;
+      } else {
+        max = walk.maximum(largest);
+        const auto row = logits_of(max);
+        state.logits = row;
+        state.sum = walk.sum([&](int64_t i, auto lanes) {
+          return exponential(i, row.shifted(row.value(input.load(i, lanes))), lanes);
+        });
       }
       state.log_sum = walk.log(state.sum);
       const V z_target = state.logits.shifted(state.logits.value(x_target));

@@ -15,7 +15,7 @@
 #include "device.h"
 
 namespace torchsoftmax::TORCHSOFTMAX_DEVICE {
-
+TORCHSOFTMAX_INTERNAL(policies) {
 template <typename acc_t>
 struct Jacobian {
   static constexpr int64_t kIndices = 2;
@@ -52,4 +52,5 @@ struct Hessian {
   }
 };
 
+}  // TORCHSOFTMAX_INTERNAL(policies)
 }  // namespace torchsoftmax::TORCHSOFTMAX_DEVICE

@@ -9,7 +9,7 @@
 #include "row_target.h"
 
 namespace torchsoftmax::TORCHSOFTMAX_DEVICE {
-
+TORCHSOFTMAX_INTERNAL(policies) {
 /// q (log q - log p) is 0 where q is.
 template <typename V>
 TORCHSOFTMAX_FN V times_log_ratio(const V& q, const V& log_ratio) {
@@ -43,7 +43,8 @@ struct DivergenceRow : Policy {
   }
 };
 
-/// The divergence of a row, over T^2, from its statistics: the mean of log q - log p, in two parts.
+/// The divergence of a row, over T^2, from its statistics: the mean of log q - log p, in two
+/// parts.
 template <typename acc_t>
 struct RowDivergence {
   const acc_t* statistics;
@@ -114,4 +115,5 @@ struct DivergenceTargetGradient : Policy {
   }
 };
 
+}  // TORCHSOFTMAX_INTERNAL(policies)
 }  // namespace torchsoftmax::TORCHSOFTMAX_DEVICE

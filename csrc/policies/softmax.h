@@ -5,7 +5,7 @@
 #include "staged.h"
 
 namespace torchsoftmax::TORCHSOFTMAX_DEVICE {
-
+TORCHSOFTMAX_INTERNAL(policies) {
 /// The first two stages, which both have: the maximum, and the logits less their maximum.
 template <typename Logits>
 struct ShiftedLogits {
@@ -49,15 +49,20 @@ struct Softmax : ShiftedLogits<Logits> {
     }
     return e;
   }
-  template <typename Walk, typename Row, typename V>
-  TORCHSOFTMAX_FN Result<Row, V> result_of(const Walk&, const Row& row, const V& sum) const {
-    return {row, V(1) / sum};
-  }
-  template <typename Row, typename V, typename Lanes, typename Keep, typename In, typename... Mask>
-  TORCHSOFTMAX_FN V value(const Result<Row, V>& result, int64_t i, Lanes lanes, const Keep& keep,
-                          const In& input, const Mask&... mask) const {
+  /// The scale alone where the terms are kept: what a loop carries has to fit its registers.
+  template <typename Walk, typename Row, typename V, typename Keep>
+  TORCHSOFTMAX_FN auto result_of(const Walk&, const Row& row, const V& sum, const Keep&) const {
     if constexpr (kHasRoom<Keep>) {
-      return keep.load(i, lanes) * result.scale;
+      return V(1) / sum;
+    } else {
+      return Result<Row, V>{row, V(1) / sum};
+    }
+  }
+  template <typename OfRow, typename Lanes, typename Keep, typename In, typename... Mask>
+  TORCHSOFTMAX_FN auto value(const OfRow& result, int64_t i, Lanes lanes, const Keep& keep,
+                             const In& input, const Mask&... mask) const {
+    if constexpr (kHasRoom<Keep>) {
+      return keep.load(i, lanes) * result;
     } else {
       return exp_nonpositive(this->shifted(result.row, i, lanes, input, mask...)) * result.scale;
     }
@@ -80,8 +85,9 @@ struct LogSoftmax : ShiftedLogits<Logits> {
                            const Mask&... mask) const {
     return exp_nonpositive(this->shifted(row, i, lanes, input, mask...));
   }
-  template <typename Walk, typename Row, typename V>
-  TORCHSOFTMAX_FN Result<Row, V> result_of(const Walk& walk, const Row& row, const V& sum) const {
+  template <typename Walk, typename Row, typename V, typename Keep>
+  TORCHSOFTMAX_FN Result<Row, V> result_of(const Walk& walk, const Row& row, const V& sum,
+                                           const Keep&) const {
     return {row, walk.log(sum)};
   }
   template <typename Row, typename V, typename Lanes, typename Keep, typename In, typename... Mask>
@@ -148,4 +154,5 @@ struct LogSoftmaxBackward : Policy {
   }
 };
 
+}  // TORCHSOFTMAX_INTERNAL(policies)
 }  // namespace torchsoftmax::TORCHSOFTMAX_DEVICE

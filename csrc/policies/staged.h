@@ -4,7 +4,7 @@
 //   largest(i, lanes, input, mask...)        the vector that the row's maximum is taken of
 //   row_of(max)                              what is known of the row with its maximum
 //   add(row, i, lanes, keep, input, mask...) the vector that is summed up; it may be kept
-//   result_of(walk, row, sum)                what is known with the sum
+//   result_of(walk, row, sum, keep)          what is known with the sum
 //   value(result, i, lanes, keep, input, mask...)  the output
 //   kKeeps and kOften, and kNothing: the output where an entry takes no part.
 // Where there is no room to keep anything, `keep` is NoRoom.
@@ -26,14 +26,33 @@ struct Staged : Policy, Stages {
   template <typename Walk, typename Keep, typename Out, typename In, typename... Mask>
   TORCHSOFTMAX_FN void operator()(const Walk& walk, RowRange rows, const Keep& keep, const Out& out,
                                   const In& input, const Mask&... mask) const {
-    const auto found = walk.maximum_and_sum(
-        [&](int64_t i, auto lanes) { return this->largest(i, lanes, input, mask...); },
-        [&](const auto& max) { return this->row_of(max); },
-        [&](const auto& row, int64_t i, auto lanes) {
-          return this->add(row, i, lanes, keep, input, mask...);
-        });
-    const auto& sum = found.sum;
-    const auto result = this->result_of(walk, found.row, sum);
+    const auto largest = [&](int64_t i, auto lanes) {
+      return this->largest(i, lanes, input, mask...);
+    };
+    const auto finish = [&](const auto& row, const auto& sum) {
+      write(walk, rows, keep, out, sum, this->result_of(walk, row, sum, keep), input, mask...);
+    };
+    if constexpr (Walk::kMerges) {
+      const auto found = walk.merged_sum(
+          largest, [&](const auto& max) { return this->row_of(max); },
+          [&](const auto& row, int64_t i, auto lanes) {
+            return this->add(row, i, lanes, keep, input, mask...);
+          });
+      finish(found.row, found.sum);
+    } else {
+      const auto row = this->row_of(walk.maximum(largest));
+      finish(row, walk.sum([&](int64_t i, auto lanes) {
+        return this->add(row, i, lanes, keep, input, mask...);
+      }));
+    }
+  }
+
+ private:
+  template <typename Walk, typename Keep, typename Out, typename V, typename Result, typename In,
+            typename... Mask>
+  TORCHSOFTMAX_FN void write(const Walk& walk, RowRange rows, const Keep& keep, const Out& out,
+                             const V& sum, const Result& result, const In& input,
+                             const Mask&... mask) const {
     if (sizeof...(Mask) > 0 && walk.any_nan(sum, rows)) {  // nothing takes part, or a nan
       walk.for_each([&](int64_t i, auto lanes) {
         auto value = this->value(result, i, lanes, keep, input, mask...);

@@ -11,7 +11,7 @@
 #include "row_target.h"
 
 namespace torchsoftmax::TORCHSOFTMAX_DEVICE {
-
+TORCHSOFTMAX_INTERNAL(policies) {
 /// The class indices of the rows: `count` for each.
 struct RowIndices {
   const int64_t* index = nullptr;
@@ -61,7 +61,8 @@ struct StatisticsRow : Policy {
     V row_entropy = row_log_sum - weighted / sum;
     V row_lse = row_logits.max + row_log_sum;
     if (walk.any_nan(sum, rows)) {
-      // Without a nan, an infinite maximum is the log-sum-exp; where nothing takes part it is -inf.
+      // Without a nan, an infinite maximum is the log-sum-exp; where nothing takes part it is
+      // -inf.
       const V has_nan = walk.maximum([&](int64_t i, auto lanes) {
         const V x = part(i, lanes);
         return V::blendv(V(0), V(1), x != x);
@@ -181,4 +182,5 @@ struct StatisticsGradientRow : Policy {
   }
 };
 
+}  // TORCHSOFTMAX_INTERNAL(policies)
 }  // namespace torchsoftmax::TORCHSOFTMAX_DEVICE
