@@ -73,10 +73,9 @@ def build(source: Path) -> dict[str, Any]:
     return {"extensions": setup.call_args.kwargs["ext_modules"], **names}
 
 
-def system_folders(folder: Path) -> list[str]:
+def system_folders(folder: Path) -> list[Path | str]:
     include = folder / "torch/include"
-    system = [include, include / "torch/csrc/api/include", sysconfig.get_path("include")]
-    return [f"-isystem{path}" for path in system]
+    return [include, include / "torch/csrc/api/include", sysconfig.get_path("include")]
 
 
 def standard(folder: Path) -> str:
@@ -91,7 +90,7 @@ def cuda_command(folder: Path, flags: list[str], path: str) -> list[str]:
     return [
         *("nvcc", "-c", path, "-o", f"build/cuda/{Path(path).name}.o", standard(folder), *flags),
         *(f"-gencode=arch=compute_{number},code=sm_{number}" for number in processors),
-        *system_folders(folder),
+        *(f"-isystem={path}" for path in system_folders(folder)),
         *("-Xcompiler=-fPIC", "-DTORCH_API_INCLUDE_EXTENSION_H", "-DTORCH_EXTENSION_NAME=_cuda"),
         # What BuildExtension defines.
         *(f"-D__CUDA_NO_{name}__" for name in ("HALF_OPERATORS", "HALF_CONVERSIONS")),
@@ -103,7 +102,7 @@ def command(extension: Extension, folder: Path) -> list[str]:
     """The compiler's command line, with the standard and macros of the release's BuildExtension."""
     return [
         *(os.environ.get("CXX", "g++"), "-fsyntax-only", "-fmax-errors=5", standard(folder)),
-        *system_folders(folder),
+        *(f"-isystem{path}" for path in system_folders(folder)),
         "-DTORCH_API_INCLUDE_EXTENSION_H",
         f"-DTORCH_EXTENSION_NAME={extension.name.rpartition('.')[2]}",
         *extension.extra_compile_args,
