@@ -31,13 +31,18 @@ std::vector<int64_t> row_shape(const CrossEntropyArgs& rows) {
   return shape;
 }
 
+/// Whether each row of the layer has a target that is not ignored, of class indices.
+Tensor has_target(const LinearCrossEntropyArgs& args) {
+  const int64_t count = args.layer.input.size(0);
+  return args.rows.target.ne(args.rows.ignore_index).reshape({count, -1}).any(1);
+}
+
 /// Those with a target that is not ignored; all where the host would have to wait for a device to
 /// tell it which.
 Rows rows_taking_part(const LinearCrossEntropyArgs& args) {
   const int64_t count = args.layer.input.size(0);
-  return args.probabilities() || count == 0 || !args.layer.input.is_cpu()
-             ? Rows(count)
-             : Rows(args.rows.target.ne(args.rows.ignore_index).reshape({count, -1}).any(1));
+  return args.probabilities() || count == 0 || !args.layer.input.is_cpu() ? Rows(count)
+                                                                          : Rows(has_target(args));
 }
 
 /// The loop over chunks, and what it makes of the rows that take part.
@@ -123,10 +128,7 @@ LinearGradients no_gradients(const Tensor& input) {
 LinearLayer without_ignored(const LinearCrossEntropyArgs& args, const Rows& rows) {
   LinearLayer layer = args.layer;
   if (!layer.input.is_cpu() && rows.count() > 0 && !args.probabilities()) {
-    const Tensor valid = args.rows.target.ne(args.rows.ignore_index)
-                             .reshape({rows.count(), -1})
-                             .any(1, /*keepdim=*/true);
-    layer.input = at::where(valid, layer.input, 0);
+    layer.input = at::where(has_target(args).unsqueeze(1), layer.input, 0);
   }
   return layer;
 }

@@ -98,7 +98,6 @@ struct BlockGroup {
   __device__ int64_t rank() const { return threadIdx.x; }
   __device__ int64_t size() const { return blockDim.x; }
   __device__ int64_t first_row() const { return blockIdx.x; }
-  __device__ int64_t rows_at_once() const { return gridDim.x; }
   __device__ bool any(bool condition) const { return condition; }
   __device__ void wait() const { __syncthreads(); }
 

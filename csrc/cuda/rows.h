@@ -1,9 +1,9 @@
 #pragma once
 // The loops over rows on CUDA. A kernel is a policy (policies/device.h) with a group of threads for
 // each row:
-//   classes side by side, in registers   a warp, a block or a cluster of blocks, by the row's
-//   length classes side by side, from memory    a warp or a block classes apart from each other
-//   threads side by side have neighbouring rows
+// - classes side by side, in registers: a warp, a block or a cluster of blocks, by length;
+// - classes side by side, from memory: a warp or a block;
+// - classes apart from each other: threads side by side have neighbouring rows.
 // In registers, every byte is read once and written once, in 16-byte accesses.
 
 #include <ATen/core/Tensor.h>
