@@ -23,6 +23,8 @@ FLAGS = ["-O3", "-g0", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-f
 WARNINGS = ["-Wall", "-Wno-unknown-pragmas", "-Wno-psabi"]
 LINK = ["-fopenmp"]
 SANITIZE = os.environ.get("TORCHSOFTMAX_SANITIZE") == "1"  # `make sanitize`: the kernels alone
+# `make emulated-cuda`: the CUDA kernels, to run on the CPU, in the place of those for old ones.
+EMULATED = os.environ.get("TORCHSOFTMAX_EMULATED_CUDA") == "1"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover"]
 LAST = [*SANITIZERS, "-O1", "-g1"] if SANITIZE else []
 
@@ -90,6 +92,21 @@ def cuda_extension() -> CppExtension:
     )
 
 
+def emulated_extension() -> CppExtension:
+    folder = "tests/emulated_cuda"
+    macros = ["-DTORCHSOFTMAX_EMULATED_CUDA", "-DTORCHSOFTMAX_KEY=CPU"]
+    return CppExtension(
+        "torchsoftmax._cpu_default",
+        sources(folder, "csrc/module"),
+        depends=HEADERS,
+        include_dirs=[os.path.abspath(f"{folder}/include")],
+        extra_compile_args=[
+            *FLAGS, *WARNINGS, *macros, "-include", os.path.abspath(f"{folder}/emulator.h"), "-O1",
+        ],
+        extra_link_args=LINK,
+    )  # fmt: skip
+
+
 class BuildEach(BuildExtension):
     """Each module's objects in a folder of its own, so that what did not change stays, and behind a
     header compiled beforehand, where the compiler takes one."""
@@ -97,7 +114,8 @@ class BuildEach(BuildExtension):
     def build_extension(self, ext: CppExtension) -> None:
         folder = self.build_temp
         self.build_temp = os.path.join(folder, ext.name)
-        if self.compiler.compiler_type == "unix" and isinstance(ext.extra_compile_args, list):
+        plain = isinstance(ext.extra_compile_args, list) and not EMULATED
+        if self.compiler.compiler_type == "unix" and plain:
             self.precompile(ext, os.path.abspath(os.path.join(self.build_temp, "precompiled.h")))
         super().build_extension(ext)
         self.build_temp = folder
@@ -114,14 +132,17 @@ class BuildEach(BuildExtension):
 
 
 CUDA = with_cuda()
-modules = [
-    extension(f"_cpu_{name}", ["csrc/cpu", "csrc/module"], INSTRUCTION_SETS[name])
-    for name in instruction_sets()
-]
-if CUDA:
-    modules.append(cuda_extension())
-if not SANITIZE:
-    macro = ["-DTORCHSOFTMAX_CUDA"] if CUDA else []
-    modules.insert(0, extension("_C", ["csrc", "csrc/autograd", "csrc/composite"], macro))
+if EMULATED:
+    modules = [emulated_extension()]
+else:
+    modules = [
+        extension(f"_cpu_{name}", ["csrc/cpu", "csrc/module"], INSTRUCTION_SETS[name])
+        for name in instruction_sets()
+    ]
+    if CUDA:
+        modules.append(cuda_extension())
+    if not SANITIZE:
+        macro = ["-DTORCHSOFTMAX_CUDA"] if CUDA else []
+        modules.insert(0, extension("_C", ["csrc", "csrc/autograd", "csrc/composite"], macro))
 
 setup(ext_modules=modules, cmdclass={"build_ext": BuildEach})

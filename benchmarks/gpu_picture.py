@@ -30,7 +30,8 @@ def draw(cases: tuple[Case, ...], machine: Machine, results: list[Result], folde
                 color=BARS[name],
                 label=name,
             )
-            axes.bar_label(bars, fmt="%.0f", fontsize=7)
+            label = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+            axes.bar_label(bars, fmt="%.0f", fontsize=7, bbox=label)
         labels = ["\n".join([*map(str, case.shape), SHORT[case.dtype]]) for case in of_work]
         axes.set_xticks(range(len(of_work)), labels, fontsize=8)
         axes.set_title(work)

@@ -7,6 +7,7 @@ they ask of all others.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,11 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 def devices() -> list[str]:
     """The CPU, and the GPU where there is one and kernels for it were built."""
     return ["cpu", "cuda"] if torchsoftmax._C.cuda and torch.cuda.is_available() else ["cpu"]
+
+
+def sums_by_layout(device: str) -> bool:
+    """Whether the order of a sum depends on where a row lies, as it does in a GPU's kernels."""
+    return device == "cuda" or os.environ.get("TORCHSOFTMAX_EMULATED_CUDA") == "1"
 
 
 def others(device: str) -> list[str]:

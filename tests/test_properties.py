@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import DTYPES, on
+from cases import DTYPES, on, sums_by_layout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import Laid, Rounding, Untouched, assert_same, assert_within, laid, logits, shapes
@@ -71,8 +71,10 @@ def test_softmax(
 
     dense = x.window.contiguous().requires_grad_()
     dense_y = ours(dense, dim)
-    assert_same(y, dense_y)
-    assert_same(dx, torch.autograd.grad(dense_y, dense, grad.window.contiguous())[0])
+    (dense_dx,) = torch.autograd.grad(dense_y, dense, grad.window.contiguous())
+    if not sums_by_layout(device):  # otherwise what is said above holds of each
+        assert_same(y, dense_y)
+        assert_same(dx, dense_dx)
 
 
 def check_loss(x: Laid, target: Laid, weight: Laid | None, **options: Any) -> None:

@@ -68,6 +68,61 @@ def test_cross_entropy(way: str, shape: tuple[int, ...], dtype: torch.dtype, dev
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("begin", [0, 1, 3, 8])
+@pytest.mark.parametrize("classes", [37, 1003, 5001])
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+def test_rows_that_begin_anywhere(
+    dtype: torch.dtype, classes: int, begin: int, device: str
+) -> None:
+    """Operands that are not aligned, nor to each other, as those that are."""
+    x, y, z = (rows(7, begin + classes, dtype=dtype, seed=k)[:, begin:] for k in range(3))
+    mask = (rows(7, classes + 5, dtype=torch.float32, seed=3) > -3)[:, 5:]
+    index = torch.arange(7) * 31 % classes
+    x, y, z, mask, index = (on(device, t) for t in (x, y, z, mask, index))
+
+    def run(x: Tensor, y: Tensor, z: Tensor, mask: Tensor) -> list[Tensor]:
+        x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
+        statistics = torchsoftmax.softmax_statistics(x, index)
+        losses = [
+            torchsoftmax.cross_entropy(x, index),
+            torchsoftmax.cross_entropy(x, index, softcap=5.0),
+            torchsoftmax.cross_entropy(x, index, label_smoothing=0.1),
+            torchsoftmax.cross_entropy(x, y.softmax(1)[:, :classes].float()),
+            torchsoftmax.cross_entropy(x, z.softmax(1)),
+            torchsoftmax.kl_div_with_logits(x, y),
+            (torchsoftmax.softmax(x, 1, mask=mask) * z).sum(),
+            (torchsoftmax.log_softmax(x, 1) * z).sum() / 1e3,
+            *(value.sum() for value in statistics[:3]),
+        ]
+        total = sum(loss.float() for loss in losses)
+        return [*(loss.detach() for loss in losses), *torch.autograd.grad(total, (x, y))]
+
+    apart = [t.clone() for t in (x, y, z, mask)]
+    for ours, other in zip(run(x, y, z, mask), run(*apart), strict=True):
+        torch.testing.assert_close(ours, other)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("shape", [(600, 262144), (2100, 70000)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("device", devices()[1:])
+def test_rows_one_after_the_other(device: str, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    """So many that every cluster of blocks works on several; compared on the device, for the CPU
+    would take long."""
+    x, upstream = (torch.randn(shape, device=device, dtype=dtype) for _ in range(2))
+    x.requires_grad_()
+    for name in ("softmax", "log_softmax"):
+        value = getattr(torchsoftmax, name)(x, 1)
+        (gradient,) = torch.autograd.grad(value, x, upstream)
+        for some in torch.arange(shape[0], device=device).split(100):
+            part = x.detach()[some].double().requires_grad_()
+            exact = getattr(F, name)(part, 1)
+            (true,) = torch.autograd.grad(exact, part, upstream[some].double())
+            assert_near(value[some], exact.detach(), dtype, "value")
+            assert_near(gradient[some], true, dtype, "gradient", max(8.0, shape[1] ** 0.5 / 32))
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("device", devices()[1:])  # the CPU is not waited for
 def test_nothing_waits_for_the_device(device: str) -> None:
     """No operator asks the device for a number, and all can be captured in a graph."""

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
+#include "../policies/device.h"
 #include "deterministic_sum.h"
 
 namespace torchsoftmax::cpu {
@@ -35,18 +36,6 @@ void write_terms(acc_t* to, int64_t count, const Term& term, double factor) {
   for (int64_t i = 0; i < count; ++i) {
     to[i] = static_cast<acc_t>(factor * term(i));
   }
-}
-
-/// The quotient; nan, not inf, where the weights sum to 0.
-template <typename T>
-T over(T value, T normalizer) {
-  return value / normalizer + T(0) / normalizer;
-}
-
-template <typename acc_t>
-at::Tensor quotient(const at::Tensor& value, const at::Tensor& normalizer) {
-  return number<acc_t>(value.options(),
-                       over(*value.const_data_ptr<acc_t>(), *normalizer.const_data_ptr<acc_t>()));
 }
 
 template <typename acc_t>

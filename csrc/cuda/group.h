@@ -12,9 +12,35 @@ namespace torchsoftmax::cuda {
 
 inline constexpr int kWarp = 32;
 inline constexpr int kMostThreads = 1024;  // of a block
-inline constexpr int kRowThreads = 512;    // that work on rows: each may have 128 registers
+inline constexpr int kRowThreads = 512;    // that work on a row: each may have 128 registers
 inline constexpr int kMostBlocks = 16;     // of a cluster
 inline constexpr int kMostTerms = 3;       // that are reduced at once
+inline constexpr int kRowTerms = 2;        // and of rows in registers
+
+// Whether there are clusters of blocks: from compute capability 9.0 on.
+#if defined(TORCHSOFTMAX_EMULATED_CUDA) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900)
+#define TORCHSOFTMAX_CLUSTERS
+#endif
+
+/// Shared memory of the block.
+template <typename T>
+__device__ __forceinline__ T& block_memory() {
+#if defined(TORCHSOFTMAX_EMULATED_CUDA)
+  return emulated::block_memory<T>();
+#else
+  __shared__ T memory;
+  return memory;
+#endif
+}
+/// As much of it as the launch asks for.
+__device__ __forceinline__ uint4* block_room() {
+#if defined(TORCHSOFTMAX_EMULATED_CUDA)
+  return emulated::block_room();
+#else
+  extern __shared__ uint4 room[];
+  return room;
+#endif
+}
 
 /// op(k, a, b) of the k-th terms of all threads of a warp, in every thread.
 template <size_t kTerms, typename T, typename Op>
@@ -30,20 +56,24 @@ __device__ __forceinline__ void reduce_warp(std::array<T, kTerms>& terms, const 
 
 /// What every warp of a group found, in shared memory. Tables take turns: a thread that is ahead
 /// writes to another one than what others still read, so one barrier for each is enough.
-template <int kWarps>
+template <int kWarps, typename Entry, int kTerms>
 struct Tables {
+  static constexpr int kMostWarps = kWarps;
   static constexpr int kTurns = 3;
 
-  double entries[kTurns][kMostTerms][kWarps];
+  Entry entries[kTurns][kTerms][kWarps];
 };
 
 /// Of one turn.
-template <typename T, int kWarps>
+template <typename T, typename Entry, int kWarps>
 struct Table {
-  double (*entries)[kWarps];
+  Entry (*entries)[kWarps];
   int warps;
 
-  __device__ T& at(size_t k, int warp) const { return reinterpret_cast<T&>(entries[k][warp]); }
+  __device__ T& at(size_t k, int warp) const {
+    static_assert(sizeof(T) <= sizeof(Entry));
+    return reinterpret_cast<T&>(entries[k][warp]);
+  }
 };
 
 /// op over a table, in every thread.
@@ -85,65 +115,114 @@ struct WarpGroup {
   }
 };
 
-/// Every row has a block.
-struct BlockGroup {
+/// Every row has blocks that know nothing of each other: of policies that reduce nothing.
+struct PieceGroup {
   static constexpr bool kAvailable = true;
   static constexpr bool kAlong = true;
-  static constexpr bool kOneWarp = false;
-  static constexpr int kMostWarps = kMostThreads / kWarp;
 
-  using Shared = Tables<kMostWarps>;
-  __device__ explicit BlockGroup(Shared& shared) : shared_(shared) {}
+  struct Shared {};
+  __device__ explicit PieceGroup(Shared&) {}
 
-  __device__ int64_t rank() const { return threadIdx.x; }
-  __device__ int64_t size() const { return blockDim.x; }
-  __device__ int64_t first_row() const { return blockIdx.x; }
+  __device__ int64_t rank() const {
+    return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  }
+  __device__ int64_t size() const { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
+  __device__ int64_t first_row() const {
+    return static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
+  }
   __device__ bool any(bool condition) const { return condition; }
-  __device__ void wait() const { __syncthreads(); }
+  /// Only the thread that writes an element needs what was there.
+  __device__ void wait() const {}
+};
 
-  /// A table of what each warp, all threads of which have it, found.
-  template <size_t kTerms, typename T>
-  __device__ __forceinline__ Table<T, kMostWarps> gather(const std::array<T, kTerms>& terms) const {
+/// The reductions of a group whose warps tell each other what they found. `Group` has
+///   warps() and warp()    how many they are, and which one this is
+///   tell(entry, value)    to all, by any threads of a warp
+///   arrive() and await()  the two halves of a barrier
+template <typename Group, int kWarps, typename Entry, int kTerms>
+class Telling {
+ public:
+  static constexpr bool kAlong = true;
+  static constexpr bool kOneWarp = false;
+  using Shared = Tables<kWarps, Entry, kTerms>;
+
+  __device__ bool any(bool condition) const { return condition; }
+
+  /// Tells what a warp found, all threads of which have it; `await` has to follow.
+  template <size_t kCount, typename T>
+  __device__ __forceinline__ void publish(const std::array<T, kCount>& terms) const {
+    static_assert(kCount <= kTerms);
     turn_ = turn_ + 1 == Shared::kTurns ? 0 : turn_ + 1;
-    const Table<T, kMostWarps> table{shared_.entries[turn_], static_cast<int>(blockDim.x / kWarp)};
-    if (threadIdx.x % kWarp == 0) {
+    const auto table = published<T>();
 #pragma unroll
-      for (size_t k = 0; k < kTerms; ++k) {
-        table.at(k, threadIdx.x / kWarp) = terms[k];
-      }
+    for (size_t k = 0; k < kCount; ++k) {
+      self().tell(table.at(k, self().warp()), terms[k]);
     }
-    __syncthreads();
-    return table;
+    self().arrive();
+  }
+  /// What was published last, by all warps.
+  template <typename T>
+  __device__ __forceinline__ Table<T, Entry, kWarps> published() const {
+    return {shared_.entries[turn_], self().warps()};
   }
 
-  template <size_t kTerms, typename T, typename Op>
-  __device__ __forceinline__ void reduce(std::array<T, kTerms>& terms, const T* neutral,
+  template <size_t kCount, typename T, typename Op>
+  __device__ __forceinline__ void reduce(std::array<T, kCount>& terms, const T* neutral,
                                          const Op& op) const {
     reduce_warp(terms, op);
-    reduce_table(gather(terms), terms, neutral, op);
+    publish(terms);
+    self().await();
+    reduce_table(published<T>(), terms, neutral, op);
   }
 
+ protected:
+  __device__ explicit Telling(Shared& shared) : shared_(shared) {}
+
  private:
+  __device__ const Group& self() const { return static_cast<const Group&>(*this); }
+
   Shared& shared_;
   mutable int turn_ = 0;
 };
 
-/// Every row has a cluster of blocks, which write to each other's shared memory.
-struct ClusterGroup {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+/// Every row has a block.
+class BlockGroup : public Telling<BlockGroup, kMostThreads / kWarp, double, kMostTerms> {
+ public:
+  static constexpr bool kAvailable = true;
+
+  __device__ explicit BlockGroup(Shared& shared) : Telling(shared) {}
+
+  __device__ int64_t rank() const { return threadIdx.x; }
+  __device__ int64_t size() const { return blockDim.x; }
+  __device__ int64_t first_row() const { return blockIdx.x; }
+  __device__ void wait() const { __syncthreads(); }
+
+  __device__ int warps() const { return blockDim.x / kWarp; }
+  __device__ int warp() const { return threadIdx.x / kWarp; }
+  template <typename T>
+  __device__ __forceinline__ void tell(T& entry, const T& value) const {
+    if (threadIdx.x % kWarp == 0) {
+      entry = value;
+    }
+  }
+  __device__ void arrive() const {}
+  __device__ void await() const { __syncthreads(); }
+};
+
+/// Every row has a cluster of blocks, which write to each other's shared memory: what their rows in
+/// registers need, in float.
+class ClusterGroup
+    : public Telling<ClusterGroup, kMostThreads / kWarp * kMostBlocks, float, kRowTerms> {
+ public:
+#if defined(__CUDA_ARCH__) && !defined(TORCHSOFTMAX_CLUSTERS)
   static constexpr bool kAvailable = false;
 #else
   static constexpr bool kAvailable = true;
 #endif
-  static constexpr bool kAlong = true;
-  static constexpr bool kOneWarp = false;
-  static constexpr int kMostWarps = kRowThreads / kWarp * kMostBlocks;
 
-  using Shared = Tables<kMostWarps>;
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#if defined(TORCHSOFTMAX_CLUSTERS)
   __device__ explicit ClusterGroup(Shared& shared)
-      : shared_(shared), cluster_(cooperative_groups::this_cluster()) {
+      : Telling(shared), cluster_(cooperative_groups::this_cluster()) {
     cluster_.sync();  // all have begun
   }
   // No block leaves while others may write to its memory: each waits for all in every turn, and
@@ -157,38 +236,25 @@ struct ClusterGroup {
   }
   __device__ int64_t first_row() const { return blockIdx.x / cluster_.num_blocks(); }
   __device__ int64_t rows_at_once() const { return gridDim.x / cluster_.num_blocks(); }
-  __device__ bool any(bool condition) const { return condition; }
   __device__ void wait() const { cluster_.sync(); }
 
-  /// A table of what each warp of every block found.
-  template <size_t kTerms, typename T>
-  __device__ __forceinline__ Table<T, kMostWarps> gather(const std::array<T, kTerms>& terms) const {
-    turn_ = turn_ + 1 == Shared::kTurns ? 0 : turn_ + 1;
-    const int of_block = blockDim.x / kWarp, blocks = cluster_.num_blocks();
-    const Table<T, kMostWarps> table{shared_.entries[turn_], of_block * blocks};
-    const int lane = threadIdx.x % kWarp;
-    const int warp = cluster_.block_rank() * of_block + threadIdx.x / kWarp;
-    if (lane < blocks) {  // a thread for each block that is told
-#pragma unroll
-      for (size_t k = 0; k < kTerms; ++k) {
-        *cluster_.map_shared_rank(&table.at(k, warp), lane) = terms[k];
-      }
+  __device__ int warps() const { return blockDim.x / kWarp * cluster_.num_blocks(); }
+  __device__ int warp() const {
+    return cluster_.block_rank() * (blockDim.x / kWarp) + threadIdx.x / kWarp;
+  }
+  /// To every block, by a thread for each.
+  template <typename T>
+  __device__ __forceinline__ void tell(T& entry, const T& value) const {
+    const unsigned lane = threadIdx.x % kWarp;
+    if (lane < cluster_.num_blocks()) {
+      *cluster_.map_shared_rank(&entry, lane) = value;
     }
-    cluster_.sync();
-    return table;
   }
-
-  template <size_t kTerms, typename T, typename Op>
-  __device__ __forceinline__ void reduce(std::array<T, kTerms>& terms, const T* neutral,
-                                         const Op& op) const {
-    reduce_warp(terms, op);
-    reduce_table(gather(terms), terms, neutral, op);
-  }
+  __device__ void arrive() const { cluster_.barrier_arrive(); }
+  __device__ void await() const { cluster_.barrier_wait(); }
 
  private:
-  Shared& shared_;
   cooperative_groups::cluster_group cluster_;
-  mutable int turn_ = 0;
 #endif
 };
 

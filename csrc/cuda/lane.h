@@ -21,6 +21,19 @@ struct Flag {
   friend __device__ Flag operator&(Flag a, Flag b) { return {a.set && b.set}; }
 };
 
+inline constexpr float kLog2E = 1.44269504088896341f;
+
+/// By the unit for them.
+inline __device__ float power_of_2(float x) {
+#if defined(TORCHSOFTMAX_EMULATED_CUDA)
+  return emulated::power_of_2(x);
+#else
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#endif
+}
+
 /// kIsNarrow: of data in 16 bits.
 template <typename acc_t, bool kIsNarrow = false>
 struct Lane {
@@ -61,11 +74,8 @@ struct Lane {
   /// not negligible. It takes 2 operations where the exact one takes 8, which would be what a
   /// kernel for narrow data waits for.
   friend __device__ Lane exp_nonpositive(const Lane& x) {
-    if constexpr (kNarrow && std::is_same_v<acc_t, float>) {
-      constexpr float kLog2E = 1.44269504088896341f;
-      float result;
-      asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x.number * kLog2E));
-      return result;
+    if constexpr (kNarrow) {
+      return power_of_2(x.number * kLog2E);
     } else {
       return std::exp(x.number);
     }

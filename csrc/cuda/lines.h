@@ -30,8 +30,7 @@ template <typename Group, typename acc_t, typename scalar_t, typename Write>
 __global__ void __launch_bounds__(kRowThreads)
     lines(Write write, const acc_t* probabilities, scalar_t* derivatives, int64_t count,
           int64_t classes, int64_t lines_of_row) {
-  __shared__ typename Group::Shared shared;
-  const Group group(shared);
+  const Group group(block_memory<typename Group::Shared>());
   const int64_t number = group.first_row();
   if (number < count) {
     const Line<acc_t, Group, scalar_t> line{group, probabilities + number / lines_of_row * classes,

@@ -2,13 +2,13 @@
 // Fresh output tensors: see cpu/memory.h.
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
+#include <ATen/cuda/EmptyTensor.h>
 #include <ATen/ops/empty_like.h>
 
 namespace torchsoftmax::cuda {
 
 inline at::Tensor empty_contiguous(at::IntArrayRef shape, const at::TensorOptions& options) {
-  return at::empty(shape, options);
+  return at::Tensor(at::detail::empty_cuda(shape, options));  // a hop of the dispatcher less
 }
 
 /// Contiguous, as PyTorch's softmax returns it whatever the strides of its input.

@@ -56,26 +56,10 @@ __global__ void store_terms(acc_t* to, int64_t count, const Term term, double fa
 template <typename acc_t, typename Term>
 void write_terms(acc_t* to, int64_t count, const Term& term, double factor) {
   if (count > 0) {
-    const auto blocks = static_cast<unsigned>((count + 255) / 256);
-    store_terms<<<blocks, 256, 0, c10::cuda::getCurrentCUDAStream()>>>(to, count, term, factor);
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    constexpr int kThreads = 256;
+    launch(&store_terms<acc_t, Term>, Launch{divided(count, kThreads), dim3(kThreads)}, to, count,
+           term, factor);
   }
-}
-
-template <typename acc_t>
-struct Divide {
-  const acc_t* value;
-  const acc_t* normalizer;
-  acc_t* result;
-  __device__ void operator()() const { *result = over(*value, *normalizer); }
-};
-
-template <typename acc_t>
-at::Tensor quotient(const at::Tensor& value, const at::Tensor& normalizer) {
-  const at::Tensor result = at::empty({}, value.options());
-  once(Divide<acc_t>{value.const_data_ptr<acc_t>(), normalizer.const_data_ptr<acc_t>(),
-                     result.mutable_data_ptr<acc_t>()});
-  return result;
 }
 
 template <typename acc_t>

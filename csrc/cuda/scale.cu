@@ -9,8 +9,9 @@
 
 #include "../checks.h"
 #include "../tensors.h"
+#include "key.h"
 #include "lane.h"
-#include "rows.h"
+#include "launch.h"
 
 namespace torchsoftmax::cuda {
 namespace {
@@ -45,16 +46,15 @@ void scale_(const at::Tensor& values, const at::Tensor& factor) {
       using factor_t = decltype(number);
       constexpr int64_t kThreads = 512, kMostBlocks = 1024;
       const int64_t blocks = std::min(kMostBlocks, divided(values.numel(), kThreads));
-      scale_unless_one<<<static_cast<unsigned>(blocks), kThreads, 0,
-                         c10::cuda::getCurrentCUDAStream()>>>(
-          values.mutable_data_ptr<scalar_t>(), values.numel(), factor.const_data_ptr<factor_t>());
+      launch(&scale_unless_one<scalar_t, factor_t>, Launch{blocks, dim3(kThreads)},
+             values.mutable_data_ptr<scalar_t>(), values.numel(),
+             factor.const_data_ptr<factor_t>());
     });
   });
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(torchsoftmax, CUDA, m) { m.impl("scale_", &scale_); }
+TORCH_LIBRARY_IMPL(torchsoftmax, TORCHSOFTMAX_KEY, m) { m.impl("scale_", &scale_); }
 
 }  // namespace torchsoftmax::cuda

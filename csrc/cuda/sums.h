@@ -4,10 +4,9 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAStream.h>
 
-#include "group.h"
+#include "../policies/device.h"
+#include "launch.h"
 
 namespace torchsoftmax::cuda {
 
@@ -17,12 +16,12 @@ inline constexpr int64_t kTermsOfBlock = 16384;
 template <typename Term, typename Finish>
 __global__ void __launch_bounds__(kMostThreads)
     sum_terms(const Term term, const int64_t count, const Finish finish, double* partial) {
-  __shared__ BlockGroup::Shared shared;
-  const BlockGroup group(shared);
+  const BlockGroup group(block_memory<BlockGroup::Shared>());
   const int64_t begin = blockIdx.x * kTermsOfBlock;
-  const int64_t end = gridDim.x == 1 ? count : min(count, begin + kTermsOfBlock);
+  const int64_t end = gridDim.x == 1 ? count : std::min(count, begin + kTermsOfBlock);
   std::array<double, 1> sum{0};
   const double zero = 0;
+#pragma unroll 4
   for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x) {
     sum[0] += static_cast<double>(term(i));
   }
@@ -45,19 +44,17 @@ struct Loaded {
 template <typename Term, typename Finish>
 void sum_and_finish(const at::TensorOptions& options, int64_t count, const Term& term,
                     const Finish& finish) {
-  const auto stream = c10::cuda::getCurrentCUDAStream();
-  const int64_t blocks = (count + kTermsOfBlock - 1) / kTermsOfBlock;
+  const int64_t blocks = divided(count, kTermsOfBlock);
   if (blocks <= 1) {
-    const int threads = count <= 128 ? 128 : kMostThreads;
-    sum_terms<<<1, threads, 0, stream>>>(term, count, finish, nullptr);
-  } else {
-    const at::Tensor partial = at::empty({blocks}, options.dtype(at::kDouble));
-    auto* sums = partial.mutable_data_ptr<double>();
-    sum_terms<<<static_cast<unsigned>(blocks), kMostThreads, 0, stream>>>(term, count, finish,
-                                                                          sums);
-    sum_terms<<<1, kMostThreads, 0, stream>>>(Loaded{sums}, blocks, finish, nullptr);
+    launch(&sum_terms<Term, Finish>, Launch{1, dim3(count <= 128 ? 128 : kMostThreads)}, term,
+           count, finish, nullptr);
+    return;
   }
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  const at::Tensor partial = at::empty({blocks}, options.dtype(at::kDouble));
+  auto* sums = partial.mutable_data_ptr<double>();
+  launch(&sum_terms<Term, Finish>, Launch{blocks, dim3(kMostThreads)}, term, count, finish, sums);
+  launch(&sum_terms<Loaded, Finish>, Launch{1, dim3(kMostThreads)}, Loaded{sums}, blocks, finish,
+         nullptr);
 }
 
 template <typename Run>
@@ -68,8 +65,7 @@ __global__ void run_once(const Run run) {
 /// Calls run() on the device.
 template <typename Run>
 void once(const Run& run) {
-  run_once<<<1, 1, 0, c10::cuda::getCurrentCUDAStream()>>>(run);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  launch(&run_once<Run>, Launch{1, dim3(1)}, run);
 }
 
 /// A number on the device, of any floating-point dtype.
@@ -95,11 +91,5 @@ struct Number {
     }
   }
 };
-
-/// The quotient; nan, not inf, where the weights sum to 0.
-template <typename T>
-__host__ __device__ T over(T value, T normalizer) {
-  return value / normalizer + T(0) / normalizer;
-}
 
 }  // namespace torchsoftmax::cuda

@@ -207,10 +207,9 @@ at::Tensor prepare_backward(const CrossEntropyArgs& args, const at::Tensor& grad
                             const at::Tensor& statistics, const at::Tensor& normalizer,
                             LossRows<acc_t>& loss_rows) {
   at::Tensor gradient = dense<acc_t>(grad_output);
-  if (args.reduction == checks::kMean) {
-    gradient = quotient<acc_t>(gradient, normalizer);
-  }
-  loss_rows.upstream = {gradient.template const_data_ptr<acc_t>(), args.reduction == checks::kNone};
+  loss_rows.upstream = {
+      gradient.template const_data_ptr<acc_t>(), args.reduction == checks::kNone,
+      args.reduction == checks::kMean ? normalizer.template const_data_ptr<acc_t>() : nullptr};
   loss_rows.known_max = statistics.const_data_ptr<acc_t>();
   loss_rows.known_log_sum = loss_rows.known_max + statistics.numel() / 2;
   loss_rows.has_gradient = true;

@@ -8,7 +8,7 @@
 #include "../policies/derivatives.h"
 #include "device.h"
 
-#if defined(__CUDACC__)
+#if defined(TORCHSOFTMAX_ON_CUDA)
 #include "../cuda/lines.h"
 #else
 #include "../cpu/lines.h"

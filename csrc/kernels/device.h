@@ -4,13 +4,14 @@
 
 #include <c10/core/DeviceGuard.h>
 
+#include "../policies/device.h"
 #include "../tensors.h"
 
-#if defined(__CUDACC__)
+#if defined(TORCHSOFTMAX_ON_CUDA)
+#include "../cuda/key.h"
 #include "../cuda/memory.h"
 #include "../cuda/row_sums.h"
 #include "../cuda/rows.h"
-#define TORCHSOFTMAX_KEY CUDA
 #else
 #include "../cpu/memory.h"
 #include "../cpu/row_sums.h"

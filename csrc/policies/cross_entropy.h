@@ -133,6 +133,7 @@ struct IndexRow : Policy {
   static constexpr bool kKeeps = !Logits::kCapped;
   static constexpr bool kDirect = !Logits::kCapped;
   static constexpr bool kOften = kWork != Work::kAny;
+  static constexpr bool kReduces = kWork != Work::kGradient;
   static constexpr bool kReadsElements = true;
 
   Logits logits;
@@ -167,10 +168,12 @@ struct IndexRow : Policy {
     walk.all_have_read();
     const auto logits_of = [&](const V& max) { return logits.of_row(max); };
     RowState<decltype(logits_of(V(0))), V> state;
-    if (forward) {
-      const auto largest = [&](int64_t i, auto lanes) { return input.first(i, lanes); };
-      const auto exponential = [&](int64_t i, const V& z, auto lanes) {
-        const V e = exp_nonpositive(z);
+    if (!forward) {
+      state = state_of(walk, logits, loss_rows, rows, walk.load_rows(loss_rows.known_max, rows));
+    } else if constexpr (kReduces) {
+      const Elements<In> largest{input};
+      const auto exponential = [&](const auto& row, int64_t i, const V& value, auto lanes) {
+        const V e = row.exponential(value);
         if constexpr (kHasRoom<Keep>) {
           if (keeps) {
             keep.store(i, e, lanes);
@@ -183,16 +186,17 @@ struct IndexRow : Policy {
         max = walk.maximum(largest);
         state.logits = logits_of(max);
         const auto sums = walk.template sums<2>([&](int64_t i, auto lanes) {
-          const V z = state.logits.shifted(state.logits.value(input.load(i, lanes)));
-          return std::array<V, 2>{exponential(i, z, lanes),
+          const V value = state.logits.value(input.load(i, lanes));
+          const V z = state.logits.shifted(value);
+          return std::array<V, 2>{exponential(state.logits, i, value, lanes),
                                   z * walk.per_class(smoothing.weight, i, lanes)};
         });
         state.sum = sums[0];
         dot = sums[1];
-      } else if constexpr (Walk::kMerges) {
+      } else if constexpr (Walk::kMerges && !Logits::kCapped) {
         const auto found =
             walk.merged_sum(largest, logits_of, [&](const auto& row, int64_t i, auto lanes) {
-              return exponential(i, row.shifted(row.value(input.load(i, lanes))), lanes);
+              return exponential(row, i, row.value(input.load(i, lanes)), lanes);
             });
         max = found.max;
         state.logits = found.row;
@@ -202,7 +206,7 @@ struct IndexRow : Policy {
         const auto row = logits_of(max);
         state.logits = row;
         state.sum = walk.sum([&](int64_t i, auto lanes) {
-          return exponential(i, row.shifted(row.value(input.load(i, lanes))), lanes);
+          return exponential(row, i, row.value(input.load(i, lanes)), lanes);
         });
       }
       state.log_sum = walk.log(state.sum);
@@ -212,8 +216,6 @@ struct IndexRow : Policy {
         loss = loss + V(smoothing.each_class) * (V(*smoothing.weight_sum) * state.log_sum - dot);
       }
       write_losses(walk, loss_rows, rows, max, state, loss, valid);
-    } else {
-      state = state_of(walk, logits, loss_rows, rows, walk.load_rows(loss_rows.known_max, rows));
     }
     if (!loss_rows.with_gradient()) {
       return;
@@ -274,6 +276,15 @@ struct IndexRow : Policy {
         return;
       }
     }
+    if constexpr (kWork == Work::kLossAndGradient) {  // without room
+      const V scale = mass / state.sum;
+      walk.for_each([&](int64_t i, auto lanes) {
+        const V value = state.logits.value(input.load(i, lanes));
+        const V entry = less_share(i, scale * state.logits.exponential(value), lanes);
+        write(i, state.logits.times_slope(entry, value), lanes);
+      });
+      return;
+    }
     walk.for_each([&](int64_t i, auto lanes) {
       const V x = loss_rows.forward() ? input.load(i, lanes) : input.first(i, lanes);
       const V value = state.logits.value(x);
@@ -322,9 +333,10 @@ struct ProbabilityRow : Policy {
     V mass(0);
     if (forward) {
       const auto sums = walk.template sums<3>([&](int64_t i, auto lanes) {
-        const V z = state.logits.shifted(state.logits.value(input.load(i, lanes)));
+        const V value = state.logits.value(input.load(i, lanes));
+        const V z = state.logits.shifted(value);
         const V q = q_of(i, lanes);
-        const V e = exp_nonpositive(z);
+        const V e = state.logits.exponential(value);
         if constexpr (kHasRoom<Keep>) {
           if (keeps) {
             keep.store(i, e, lanes);

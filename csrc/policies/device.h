@@ -12,7 +12,12 @@
 #include <limits>
 #include <type_traits>
 
-#if defined(__CUDACC__)
+// Tests run the CUDA sources on the CPU too: tests/emulated_cuda.
+#if defined(__CUDACC__) || defined(TORCHSOFTMAX_EMULATED_CUDA)
+#define TORCHSOFTMAX_ON_CUDA
+#endif
+
+#if defined(TORCHSOFTMAX_ON_CUDA)
 #define TORCHSOFTMAX_DEVICE cuda
 #define TORCHSOFTMAX_FN __device__ __forceinline__
 #define TORCHSOFTMAX_EVERYWHERE __host__ __device__
@@ -35,7 +40,7 @@ struct NoRoom {};
 template <typename Keep>
 inline constexpr bool kHasRoom = !std::is_same_v<Keep, NoRoom>;
 
-#if defined(__CUDACC__)
+#if defined(TORCHSOFTMAX_ON_CUDA)
 /// Whether losses have kernels for logits that nothing is done to. On the CPU their arithmetic is
 /// hidden behind memory.
 inline constexpr bool kPlainLosses = true;
@@ -45,10 +50,28 @@ inline constexpr bool kPlainLosses = false;
 
 inline constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
+/// The quotient; nan, not inf, where the weights sum to 0.
+template <typename T>
+TORCHSOFTMAX_EVERYWHERE T over(T value, T normalizer) {
+  return value / normalizer + T(0) / normalizer;
+}
+
 /// The rows that one call of a policy works on.
 struct RowRange {
   int64_t first;
   int64_t count;
+};
+
+/// An operand as the term that its own elements are: their maximum can be taken without converting
+/// each.
+template <typename View>
+struct Elements {
+  const View& view;
+
+  template <typename Lanes>
+  TORCHSOFTMAX_FN auto operator()(int64_t i, Lanes lanes) const {
+    return view.first(i, lanes);
+  }
 };
 
 /// The maximum of a row, what a policy makes of it, and the sum of terms that depend on that.
@@ -69,6 +92,8 @@ struct Policy {
   static constexpr bool kAmends = true;
   /// It is used so often that kernels for every length of row are worth their compilation.
   static constexpr bool kOften = false;
+  /// It reduces something over the row.
+  static constexpr bool kReduces = true;
   /// It reads single elements, and so waits for them: on a GPU, more rows at once hide that better
   /// than a row that is fetched ahead.
   static constexpr bool kReadsElements = false;

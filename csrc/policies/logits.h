@@ -3,7 +3,8 @@
 //
 // All are monotonic, so a row's maximum is taken of x, and z(x) - z(max x) is what the policies
 // work with. A transform is asked for the row's own (`of_row`) once the maximum is known:
-// `value(x)` is what is left of a softcap, and `shifted(value)` the difference.
+// `value(x)` is what is left of a softcap, `shifted(value)` the difference, and
+// `exponential(value)` its exponential.
 
 #include <cmath>
 
@@ -23,6 +24,7 @@ struct PlainLogits {
 
     TORCHSOFTMAX_FN V value(const V& x) const { return x; }
     TORCHSOFTMAX_FN V shifted(const V& value) const { return value - max; }
+    TORCHSOFTMAX_FN V exponential(const V& value) const { return exp_nonpositive(shifted(value)); }
     TORCHSOFTMAX_FN V times_slope(const V& gradient, const V&) const { return gradient; }
   };
 
@@ -65,6 +67,7 @@ struct ScaledLogits {
     TORCHSOFTMAX_FN V shifted(const V& value) const {
       return scaled(fmsub(value, V(acc_t(0.5)), half_max_value));
     }
+    TORCHSOFTMAX_FN V exponential(const V& value) const { return exp_nonpositive(shifted(value)); }
     /// `gradient` of z times T dz / dx.
     TORCHSOFTMAX_FN V times_slope(const V& gradient, const V& value) const {
       if constexpr (kCapped) {

@@ -5,7 +5,7 @@
 
 #include "device.h"
 
-#if defined(__CUDACC__)
+#if defined(TORCHSOFTMAX_ON_CUDA)
 #include "../cuda/index_check.h"
 #else
 #include "../cpu/index_check.h"
@@ -52,15 +52,20 @@ struct RowTarget {
   }
 };
 
-/// d objective / d row: of each row, or the same for all.
+/// d objective / d row: of each row, or the same for all, which may be over a divisor.
 template <typename acc_t>
 struct Upstream {
   const acc_t* values = nullptr;
   bool of_each_row = false;
+  const acc_t* divisor = nullptr;
 
   template <typename Walk>
   TORCHSOFTMAX_FN typename Walk::V of(const Walk& walk, RowRange rows) const {
-    return of_each_row ? walk.load_rows(values, rows) : typename Walk::V(*values);
+    using V = typename Walk::V;
+    if (of_each_row) {
+      return walk.load_rows(values, rows);
+    }
+    return V(divisor == nullptr ? *values : over(*values, *divisor));
   }
 };
 

@@ -6,7 +6,7 @@
 
 namespace torchsoftmax::TORCHSOFTMAX_DEVICE {
 TORCHSOFTMAX_INTERNAL(policies) {
-/// The first two stages, which both have: the maximum, and the logits less their maximum.
+/// The first two stages, which both have: the maximum, and what a logit is less that.
 template <typename Logits>
 struct ShiftedLogits {
   static constexpr bool kOften = Logits::kPlain;
@@ -22,10 +22,9 @@ struct ShiftedLogits {
     return logits.of_row(max);
   }
   template <typename Row, typename Lanes, typename In, typename... Mask>
-  TORCHSOFTMAX_FN auto shifted(const Row& row, int64_t i, Lanes lanes, const In& input,
-                               const Mask&... mask) const {
-    const auto x = where_part(input.load(i, lanes), kMinusInfinity, i, lanes, mask...);
-    return row.shifted(row.value(x));
+  TORCHSOFTMAX_FN auto value_of(const Row& row, int64_t i, Lanes lanes, const In& input,
+                                const Mask&... mask) const {
+    return row.value(where_part(input.load(i, lanes), kMinusInfinity, i, lanes, mask...));
   }
 };
 
@@ -43,7 +42,7 @@ struct Softmax : ShiftedLogits<Logits> {
   template <typename Row, typename Lanes, typename Keep, typename In, typename... Mask>
   TORCHSOFTMAX_FN auto add(const Row& row, int64_t i, Lanes lanes, const Keep& keep,
                            const In& input, const Mask&... mask) const {
-    const auto e = exp_nonpositive(this->shifted(row, i, lanes, input, mask...));
+    const auto e = row.exponential(this->value_of(row, i, lanes, input, mask...));
     if constexpr (kHasRoom<Keep>) {
       keep.store(i, e, lanes);
     }
@@ -64,7 +63,8 @@ struct Softmax : ShiftedLogits<Logits> {
     if constexpr (kHasRoom<Keep>) {
       return keep.load(i, lanes) * result;
     } else {
-      return exp_nonpositive(this->shifted(result.row, i, lanes, input, mask...)) * result.scale;
+      return result.row.exponential(this->value_of(result.row, i, lanes, input, mask...)) *
+             result.scale;
     }
   }
 };
@@ -83,7 +83,7 @@ struct LogSoftmax : ShiftedLogits<Logits> {
   template <typename Row, typename Lanes, typename Keep, typename In, typename... Mask>
   TORCHSOFTMAX_FN auto add(const Row& row, int64_t i, Lanes lanes, const Keep&, const In& input,
                            const Mask&... mask) const {
-    return exp_nonpositive(this->shifted(row, i, lanes, input, mask...));
+    return row.exponential(this->value_of(row, i, lanes, input, mask...));
   }
   template <typename Walk, typename Row, typename V, typename Keep>
   TORCHSOFTMAX_FN Result<Row, V> result_of(const Walk& walk, const Row& row, const V& sum,
@@ -93,7 +93,8 @@ struct LogSoftmax : ShiftedLogits<Logits> {
   template <typename Row, typename V, typename Lanes, typename Keep, typename In, typename... Mask>
   TORCHSOFTMAX_FN V value(const Result<Row, V>& result, int64_t i, Lanes lanes, const Keep&,
                           const In& input, const Mask&... mask) const {
-    return this->shifted(result.row, i, lanes, input, mask...) - result.log_sum;
+    return result.row.shifted(this->value_of(result.row, i, lanes, input, mask...)) -
+           result.log_sum;
   }
 };
 

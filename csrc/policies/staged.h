@@ -33,12 +33,19 @@ struct Staged : Policy, Stages {
       write(walk, rows, keep, out, sum, this->result_of(walk, row, sum, keep), input, mask...);
     };
     if constexpr (Walk::kMerges) {
-      const auto found = walk.merged_sum(
-          largest, [&](const auto& max) { return this->row_of(max); },
-          [&](const auto& row, int64_t i, auto lanes) {
-            return this->add(row, i, lanes, keep, input, mask...);
-          });
-      finish(found.row, found.sum);
+      const auto merged = [&](const auto& terms) {
+        const auto found = walk.merged_sum(
+            terms, [&](const auto& max) { return this->row_of(max); },
+            [&](const auto& row, int64_t i, auto lanes) {
+              return this->add(row, i, lanes, keep, input, mask...);
+            });
+        finish(found.row, found.sum);
+      };
+      if constexpr (sizeof...(Mask) == 0) {
+        merged(Elements<In>{input});
+      } else {
+        merged(largest);
+      }
     } else {
       const auto row = this->row_of(walk.maximum(largest));
       finish(row, walk.sum([&](int64_t i, auto lanes) {

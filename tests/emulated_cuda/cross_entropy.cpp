@@ -1,0 +1,1 @@
+#include "../../csrc/cuda/cross_entropy.cu"
