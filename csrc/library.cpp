@@ -6,6 +6,8 @@
 
 #include <string>
 
+#include "python_calls.h"
+
 namespace {
 
 // The arguments that every operator of cross_entropy has, before and after its own.
@@ -152,4 +154,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 #else
   m.attr("cuda") = false;
 #endif
+  torchsoftmax::define_calls(m);
 }

@@ -116,11 +116,15 @@ def test_every_instruction_set_runs() -> None:
 def test_typed() -> None:
     assert (PACKAGE / "py.typed").exists()
     stub = ast.parse((PACKAGE / "_C.pyi").read_text())
-    declared = {node.target.id: node.annotation.id for node in stub.body}
-    actual = {
-        name: type(value).__name__ for name, value in vars(_C).items() if not name.startswith("_")
+    declared = {
+        node.target.id: node.annotation.id for node in stub.body if isinstance(node, ast.AnnAssign)
     }
-    assert declared == actual
+    functions = {node.name for node in stub.body if isinstance(node, ast.FunctionDef)}
+    actual = {name: value for name, value in vars(_C).items() if not name.startswith("_")}
+    assert functions == {name for name, value in actual.items() if callable(value)}
+    assert declared == {
+        name: type(value).__name__ for name, value in actual.items() if not callable(value)
+    }
     for function in PUBLIC:
         target = getattr(function, "forward", function)
         annotated = getattr(target, "_fields", ["return"])  # the fields of a NamedTuple
