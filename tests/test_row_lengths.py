@@ -87,7 +87,7 @@ def test_rows_that_begin_anywhere(
             torchsoftmax.cross_entropy(x, index),
             torchsoftmax.cross_entropy(x, index, softcap=5.0),
             torchsoftmax.cross_entropy(x, index, label_smoothing=0.1),
-            torchsoftmax.cross_entropy(x, y.softmax(1)[:, :classes].float()),
+            torchsoftmax.cross_entropy(x, y.softmax(1).float()),
             torchsoftmax.cross_entropy(x, z.softmax(1)),
             torchsoftmax.kl_div_with_logits(x, y),
             (torchsoftmax.softmax(x, 1, mask=mask) * z).sum(),

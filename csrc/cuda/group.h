@@ -58,7 +58,6 @@ __device__ __forceinline__ void reduce_warp(std::array<T, kTerms>& terms, const 
 /// writes to another one than what others still read, so one barrier for each is enough.
 template <int kWarps, typename Entry, int kTerms>
 struct Tables {
-  static constexpr int kMostWarps = kWarps;
   static constexpr int kTurns = 3;
 
   Entry entries[kTurns][kTerms][kWarps];

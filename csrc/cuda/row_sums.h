@@ -14,12 +14,6 @@ struct StoreSum {
   __device__ void operator()(double value) const { sum.set(value); }
 };
 
-template <typename acc_t>
-struct LoadTerm {
-  const acc_t* values;
-  __device__ acc_t operator()(int64_t i) const { return values[i]; }
-};
-
 /// Of contiguous values.
 template <typename acc_t>
 at::Tensor sum_of(const at::Tensor& values) {

@@ -35,9 +35,10 @@ __global__ void __launch_bounds__(kMostThreads)
   }
 }
 
-struct Loaded {
-  const double* values;
-  __device__ double operator()(int64_t i) const { return values[i]; }
+template <typename acc_t>
+struct LoadTerm {
+  const acc_t* values;
+  __device__ acc_t operator()(int64_t i) const { return values[i]; }
 };
 
 /// Calls finish(term(0) + ... + term(count - 1)) on the device.
@@ -53,8 +54,8 @@ void sum_and_finish(const at::TensorOptions& options, int64_t count, const Term&
   const at::Tensor partial = at::empty({blocks}, options.dtype(at::kDouble));
   auto* sums = partial.mutable_data_ptr<double>();
   launch(&sum_terms<Term, Finish>, Launch{blocks, dim3(kMostThreads)}, term, count, finish, sums);
-  launch(&sum_terms<Loaded, Finish>, Launch{1, dim3(kMostThreads)}, Loaded{sums}, blocks, finish,
-         nullptr);
+  launch(&sum_terms<LoadTerm<double>, Finish>, Launch{1, dim3(kMostThreads)},
+         LoadTerm<double>{sums}, blocks, finish, nullptr);
 }
 
 template <typename Run>
