@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.peers import Step
@@ -23,14 +24,20 @@ def peak_resident_bytes() -> int:
     return 1024 * int(re.search(r"VmHWM:\s+(\d+)", STATUS.read_text())[1])
 
 
-def peak_growth(step: Step) -> int | None:
-    """Bytes by which a call that is not the first one raises the peak.
+def peak_growth(step: Step, calls: int = 3) -> int | None:
+    """Bytes by which a call that is not the first one raises the peak, the least of some calls.
 
-    None where the system cannot tell. What a first call allocates for good does not count.
+    None where the system cannot tell. What a first call allocates for good does not count; nor
+    does, by the least, what else becomes resident meanwhile, such as pages of a library that the
+    system had taken away.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is None or not CLEAR_REFS.exists():
         return None
+    return min(_growth(step, trim) for _ in range(calls))
+
+
+def _growth(step: Step, trim: Callable[[int], int]) -> int:
     if step.prepare:
         step.prepare()
     gc.collect()
