@@ -388,9 +388,9 @@ def test_tiles_of_the_vocabulary_are_float64_s_whole(
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize("products", ["tiles", "blocks"])
-def test_either_kind_of_products(products: str) -> None:
-    """Which kind is faster depends on the processor; both are tested on every one."""
+@pytest.mark.parametrize("products", ["tiles", "pairs", "blocks"])
+def test_every_kind_of_products(products: str) -> None:
+    """The processor decides which kind is taken; all that it can do are tested on every one."""
     tests = "(products_in_tiles or vocabulary or results_do_not_depend) and not cuda"
     subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests],
@@ -402,25 +402,46 @@ def test_either_kind_of_products(products: str) -> None:
 @pytest.mark.kernels
 def test_products_in_tiles_are_those_of_float64(device: str) -> None:
     """Every layout, dtype and edge of a tile, summed in float32 whatever the operands are."""
-    for m, n, k in ((1, 16, 17), (16, 16, 16), (70, 65, 33), (300, 67, 800), (65, 1030, 257)):
-        for dtype in DTYPES:
-            for wide in (False, True):
-                out_dtype = dtype if not wide else torch.promote_types(dtype, torch.float32)
-                a = torch.randn(m, k, device=device).to(dtype)
-                b = torch.randn(k, n, device=device).to(dtype)
-                before = torch.randn(m, n, device=device).to(out_dtype)
-                true = a.double() @ b.double()
-                for left in (a, a.t().contiguous().t(), torch.stack([a, a], 2)[..., 0]):
-                    for right in (b, b.t().contiguous().t()):
-                        for accumulate in (False, True):
-                            out = before.clone()
-                            torch.ops.torchsoftmax.gemm_(out, left, right, accumulate)
-                            exact = true + before.double() if accumulate else true
-                            eps = torch.finfo(out_dtype).eps
-                            # sqrt(k) roundings to float32, as they are random, of sums of up to
-                            # 4 sqrt(k), and those of the result to its dtype.
-                            bound = 4 * eps * exact.abs().max() + 4 * k * 2**-24
-                            assert (out.double() - exact).abs().max() <= bound, (m, n, k, dtype)
+    shapes = [(1, 16, 17), (16, 16, 16), (70, 65, 33), (300, 67, 800), (65, 1030, 257)]
+    cases = [(shape, dtype) for shape in shapes for dtype in DTYPES]
+    cases.append(((200, 2050, 2100), torch.float32))  # a right operand that is packed in parts
+    for (m, n, k), dtype in cases:
+        a = torch.randn(m, k, device=device).to(dtype)
+        b = torch.randn(k, n, device=device).to(dtype)
+        true = a.double() @ b.double()
+        for wide in (False, True):
+            out_dtype = dtype if not wide else torch.promote_types(dtype, torch.float32)
+            before = torch.randn(m, n, device=device).to(out_dtype)
+            for left in (a, a.t().contiguous().t(), torch.stack([a, a], 2)[..., 0]):
+                for right in (b, b.t().contiguous().t()):
+                    for accumulate in (False, True):
+                        out = before.clone()
+                        torch.ops.torchsoftmax.gemm_(out, left, right, accumulate)
+                        exact = true + before.double() if accumulate else true
+                        eps = torch.finfo(out_dtype).eps
+                        # sqrt(k) roundings to float32, as they are random, of sums of up to
+                        # 4 sqrt(k), and those of the result to its dtype.
+                        bound = 4 * eps * exact.abs().max() + 4 * k * 2**-24
+                        assert (out.double() - exact).abs().max() <= bound, (m, n, k, dtype)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_products_in_tiles_do_not_depend_on_threads(dtype: torch.dtype) -> None:
+    """What a thread takes does, in either direction."""
+    before = torch.get_num_threads()
+    for m, n, k in ((1300, 140, 600), (400, 600, 1100)):
+        a, b, start = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype), torch.randn(m, n)
+        for left in (a, a.t().contiguous().t()):
+            results = []
+            try:
+                for threads in (1, 2, 3):
+                    torch.set_num_threads(threads)
+                    results.append(start.clone())
+                    torch.ops.torchsoftmax.gemm_(results[-1], left, b, True)
+            finally:
+                torch.set_num_threads(before)
+            assert all(torch.equal(other, results[0]) for other in results[1:])
 
 
 def test_memory_is_that_of_a_chunk() -> None:

@@ -1,5 +1,5 @@
 // Matrix products with float32 sums, in tiles by oneDNN's micro-kernel, which libtorch exports, or
-// in blocks by the BLAS, whichever is faster on this processor.
+// in blocks by the BLAS where the processor has none.
 //
 // at::mm has no product of bfloat16 matrices with a float32 result, nor one that adds to it, which
 // the gradient of a weight that is summed over chunks of rows needs. It is also slow for float16
@@ -9,8 +9,6 @@
 //
 // A tile or block of the result is summed over the inner dimension by one thread, in one order:
 // results do not depend on the number of threads.
-
-#include "gemm.h"
 
 #include <ATen/cpu/Utils.h>
 #include <ATen/ops/addmm.h>
@@ -22,6 +20,7 @@
 
 #include "../linear_checks.h"
 #include "blocked_product.h"
+#include "tiled_product.h"
 
 namespace torchsoftmax::cpu {
 namespace {
@@ -45,11 +44,11 @@ bool has_micro_kernel() {
   return has;
 }
 
-/// Which products this processor is fast at.
+/// Which products this processor has, and is fast at.
 struct Processor {
   bool pairs;  // of bfloat16, more than of float32: by a matrix unit, or on AMD; Intel's AVX-512
                // takes them at a little more than half the rate
-  bool tiles;  // the micro-kernel rather than the BLAS, which is MKL and takes AVX2 on AMD
+  bool tiles;  // the micro-kernel, not the BLAS
 
   static const Processor& here() {
     static const Processor processor;
@@ -63,13 +62,11 @@ struct Processor {
       const auto found = features.find(name);
       return found != features.end() && found->second.isBool() && found->second.toBool();
     };
-    const bool amd = has("sse4a");
-    pairs = (amd || has("amx_bf16")) && has_micro_kernel<at::BFloat16>();
-    tiles = amd;
-    if (const char* chosen = std::getenv("TORCHSOFTMAX_PRODUCTS")) {  // for the tests
-      tiles = std::string_view(chosen) == "tiles";
-    }
-    tiles = tiles && has_micro_kernel<float>();
+    const char* given = std::getenv("TORCHSOFTMAX_PRODUCTS");  // for the tests
+    const std::string_view chosen = given == nullptr ? "" : given;
+    const bool faster = has("sse4a") || has("amx_bf16");
+    pairs = (chosen.empty() ? faster : chosen == "pairs") && has_micro_kernel<at::BFloat16>();
+    tiles = chosen != "blocks" && has_micro_kernel<float>();
   }
 };
 
@@ -79,17 +76,28 @@ bool is_dense(const at::Tensor& matrix) {
          (matrix.stride(0) == 1 && matrix.stride(1) >= matrix.size(0));
 }
 
-/// A small row-major operand, which every tile reads, is converted once. Its rows get a distance
-/// that spreads them over the caches' sets.
-at::Tensor prepared(const at::Tensor& operand) {
+/// A small left operand, which every column reads, is converted once, to rows at a distance that
+/// spreads them over the caches' sets.
+at::Tensor prepared(const at::Tensor& left) {
   constexpr int64_t kMost = int64_t{4} << 20, kLine = 16;
-  const bool as_it_is = operand.scalar_type() == at::kFloat && !collides(operand);
-  if (as_it_is || operand.stride(1) != 1 || operand.numel() > kMost) {
-    return operand;
+  const bool spread = left.stride(0) * left.element_size() % 512 != 0;
+  if ((left.scalar_type() == at::kFloat && spread) || left.stride(1) != 1 || left.numel() > kMost) {
+    return left;
   }
-  const int64_t columns = operand.size(1), pitch = (columns / kLine | 1) * kLine + 2 * kLine;
-  const auto room = at::empty({operand.size(0), pitch}, operand.options().dtype(at::kFloat));
-  return room.narrow(1, 0, columns).copy_(operand);
+  const int64_t columns = left.size(1), pitch = (columns / kLine | 1) * kLine + 2 * kLine;
+  const auto room = at::empty({left.size(0), pitch}, left.options().dtype(at::kFloat));
+  return room.narrow(1, 0, columns).copy_(left);
+}
+
+template <typename Product>
+void multiply(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) {
+  if (Product::serves(out, b)) {
+    Product(out, a, b, accumulate).run();
+    return;
+  }
+  at::Tensor sums = at::empty(out.sizes(), out.options().dtype(at::kFloat));
+  Product(sums, a, b, /*accumulate=*/false).run();
+  out.copy_(accumulate ? sums.add_(out) : sums);
 }
 
 void gemm_(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) {
@@ -125,10 +133,10 @@ void gemm_(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool
   const at::Tensor left = is_dense(a) ? a : a.contiguous();
   const at::Tensor right = is_dense(b) ? b : b.contiguous();
   if (pairs) {
-    const at::Tensor paired = in_pairs(right.stride(1) == 1 ? right : right.contiguous());
-    TiledProduct<at::BFloat16>(out, left, paired, accumulate).run();
+    const at::Tensor along = right.stride(1) == 1 ? right : right.contiguous();
+    multiply<TiledProduct<at::BFloat16>>(out, left, along, accumulate);
   } else if (Processor::here().tiles) {
-    TiledProduct<float>(out, prepared(left), prepared(right), accumulate).run();
+    multiply<TiledProduct<float>>(out, prepared(left), right, accumulate);
   } else {
     BlockedProduct(out, left, right, accumulate).run();
   }

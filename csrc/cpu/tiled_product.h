@@ -1,0 +1,242 @@
+#pragma once
+// Products of matrices in tiles, by oneDNN's micro-kernel, which libtorch exports.
+//
+// The micro-kernel adds a product of 192 × 512 and 512 × 128 elements, or fewer, to a tile of the
+// result. It reads the right operand best as panels of 128 columns: all threads together put a
+// block of it, of 6 MB, into panels, and multiply with it all that there is to multiply. The left
+// one is read where it lies if it is float32 along its rows; else a thread packs what it works on.
+//
+// Who does what depends on the number of threads; tiles, and the order of their sums, do not.
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/native/CPUBlas.h>
+#include <ATen/ops/empty.h>
+
+#include <atomic>
+
+#include "packed_matrix.h"
+#include "scratch.h"
+
+namespace torchsoftmax::cpu {
+
+/// A part of a product: of its result, and of the inner dimension.
+struct Part {
+  int64_t row, column, rows, columns, k, depth;
+};
+
+/// Where its rows are in memory.
+template <typename element_t>
+struct Tile {
+  element_t* data;
+  int64_t pitch;
+};
+
+template <typename element_t>
+Tile<element_t> tile_of(const at::Tensor& out, const Part& part) {
+  const int64_t pitch = out.stride(0);
+  return {out.mutable_data_ptr<element_t>() + part.row * pitch + part.column, pitch};
+}
+
+/// Adds sums to a part of the result, or writes them there, rounded.
+template <typename out_t>
+void write_sums(const at::Tensor& out, const Part& part, const Tile<float>& sums, bool add) {
+  auto [to, pitch] = tile_of<out_t>(out, part);
+  const float* from = sums.data;
+  const auto some = [&](out_t* at, const float* sum, auto lanes) {
+    Vec<float> value = Vec<float>::loadu(sum, lanes);
+    if (add) {
+      value = value + load<float>(at, lanes);
+    }
+    store(at, value, lanes);
+  };
+  for (int64_t i = 0; i < part.rows; ++i, to += pitch, from += sums.pitch) {
+    int64_t j = 0;
+    for (; j + kLanes<float> <= part.columns; j += kLanes<float>) {
+      some(to + j, from + j, AllLanes<float>{});
+    }
+    if (j < part.columns) {
+      some(to + j, from + j, part.columns - j);
+    }
+  }
+}
+
+/// out = a b or out + a b. packed_t: what the micro-kernel multiplies.
+template <typename packed_t>
+class TiledProduct {
+ public:
+  TiledProduct(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate)
+      : out_(out),
+        a_(a),
+        b_(b),
+        accumulate_(accumulate),
+        direct_(!kPairs && a.scalar_type() == at::kFloat && a.stride(1) == 1),
+        exact_(out.scalar_type() == at::kFloat),
+        write_(out.scalar_type() == at::kHalf ? &write_sums<at::Half> : &write_sums<at::BFloat16>),
+        width_(std::min(kColumns, out.size(1))),
+        enough_(4 * at::get_num_threads()),
+        shared_(!direct_ || b.stride(1) == 1 || parts(out.size(1), width_) < enough_),
+        block_{0, 0, out.size(0), out.size(1), 0, b.size(0)} {
+    if (shared_) {
+      // As much as lies together in memory. Sums that are rounded once take the whole depth.
+      const int64_t most = down(kBlock / width_, kDepth);
+      const int64_t along = b.stride(1) == 1 ? kDepth : std::min(up(b.size(0), kDepth), most);
+      const int64_t depth = exact_ ? along : up(b.size(0), kDepth);
+      const int64_t columns = std::max(width_, down(kBlock / depth, width_));
+      block_.columns = std::min(up(out.size(1), width_), columns);
+      block_.depth = exact_ ? std::max(depth, down(kBlock / block_.columns, kDepth)) : depth;
+      block_.depth = std::min(block_.depth, up(b.size(0), kDepth));
+      panels_ = at::empty({block_.columns * block_.depth}, b.options().dtype(kType));
+    }
+  }
+
+  /// Whether the result can hold the sums, or they are few enough for a thread to keep them.
+  static bool serves(const at::Tensor& out, const at::Tensor& b) {
+    return out.scalar_type() == at::kFloat || up(b.size(0), kDepth) * kColumns <= kBlock;
+  }
+
+  void run() const {
+    for (int64_t column = 0; column < out_.size(1); column += block_.columns) {
+      for (int64_t k = 0; k < b_.size(0); k += block_.depth) {
+        const Part block{0,
+                         column,
+                         out_.size(0),
+                         std::min(block_.columns, out_.size(1) - column),
+                         k,
+                         std::min(block_.depth, b_.size(0) - k)};
+        if (shared_) {
+          put_into_panels(block);
+        }
+        multiply(block);
+      }
+    }
+  }
+
+ private:
+  static constexpr bool kPairs = std::is_same_v<packed_t, at::BFloat16>;
+  static constexpr auto kType = kPairs ? at::kBFloat16 : at::kFloat;
+  // What a tile takes stays in a second-level cache of 1 MB. The micro-kernel takes 6 rows at a
+  // time. Each part of the depth is summed from 0, then added: shorter sums round less.
+  static constexpr int64_t kRows = 192, kColumns = 128, kDepth = 512;
+  static constexpr int64_t kPitch = kDepth + 32;       // spreads rows over the cache's sets
+  static constexpr int64_t kBlock = int64_t{3} << 19;  // elements of the right operand in panels
+
+  static int64_t parts(int64_t whole, int64_t most) { return (whole + most - 1) / most; }
+  static int64_t up(int64_t value, int64_t step) { return parts(value, step) * step; }
+  static int64_t down(int64_t value, int64_t step) { return value / step * step; }
+
+  void put_into_panels(const Part& block) const {
+    constexpr int64_t kRun = 128;
+    const int64_t panels = parts(block.columns, width_), runs = parts(block.depth, kRun);
+    const bool along = b_.stride(1) == 1;  // neighbours are neighbours in memory
+    at::parallel_for(0, panels * runs, 1, [&](int64_t i, int64_t end) {
+      for (; i < end; ++i) {
+        const int64_t j = (along ? i % panels : i / runs) * width_;
+        const int64_t k = (along ? i / panels : i % runs) * kRun;
+        pack_panel(block.column + j, std::min(width_, block.columns - j), block.k + k,
+                   std::min(kRun, block.depth - k), shared_panel(block, block.column + j, k));
+      }
+    });
+  }
+
+  /// The columns of a tile for the whole depth of the block.
+  packed_t* shared_panel(const Part& block, int64_t column, int64_t k) const {
+    return panels_.template mutable_data_ptr<packed_t>() + (column - block.column) * block_.depth +
+           k * width_;
+  }
+
+  void pack_panel(int64_t column, int64_t columns, int64_t k, int64_t depth, packed_t* to) const {
+    if constexpr (kPairs) {
+      pack_pairs(Matrix<packed_t>(b_), k, column, depth, columns, to, width_);
+    } else {
+      pack(b_, k, column, depth, columns, to, width_);
+    }
+  }
+
+  /// Threads take parts with what they pack for themselves in common: rows of a left operand for
+  /// many columns, or a panel for many rows.
+  void multiply(const Part& block) const {
+    constexpr int64_t kMost = 16;
+    const int64_t down = parts(out_.size(0), kRows), across = parts(block.columns, width_);
+    const auto taken = [&](int64_t tiles, int64_t others) {
+      return std::min(kMost, std::max<int64_t>(1, tiles / parts(enough_, others)));
+    };
+    const int64_t rows = (shared_ ? 1 : taken(down, across)) * kRows;
+    const int64_t columns = (shared_ ? taken(across, down) : 1) * width_;
+    const int64_t parts_across = parts(block.columns, columns);
+    const int64_t count = parts(out_.size(0), rows) * parts_across;
+    std::atomic<int64_t> next{0};  // threads are not equally fast
+    at::parallel_for(0, std::min<int64_t>(count, at::get_num_threads()), 1, [&](auto, auto) {
+      const Scratch<packed_t> of_a(direct_ ? 1 : kRows * kPitch),
+          of_b(shared_ ? 1 : kDepth * width_);
+      const Scratch<float> sums(exact_ ? 1 : rows * columns);
+      for (int64_t i; (i = next++) < count;) {
+        Part part = block;
+        part.row = i / parts_across * rows;
+        part.rows = std::min(rows, out_.size(0) - part.row);
+        part.column += i % parts_across * columns;
+        part.columns = std::min(columns, block.column + block.columns - part.column);
+        if (exact_) {
+          add(block, part, tile_of<float>(out_, part), accumulate_, of_a.data(), of_b.data());
+        } else {
+          add(block, part, {sums.data(), columns}, false, of_a.data(), of_b.data());
+          write_(out_, part, {sums.data(), columns}, accumulate_);
+        }
+      }
+      at::native::cpublas::brgemm_release(kPairs);
+    });
+  }
+
+  /// Adds the product to `result`, or writes it there.
+  void add(const Part& block, const Part& part, const Tile<float>& result, bool accumulate,
+           packed_t* of_a, packed_t* of_b) const {
+    for (int64_t k = 0; k < part.depth; k += kDepth) {
+      const int64_t depth = std::min(kDepth, part.depth - k);
+      if (!shared_) {
+        pack_panel(part.column, part.columns, part.k + k, depth, of_b);
+      }
+      for (int64_t i = 0; i < part.rows; i += kRows) {
+        const int64_t rows = std::min(kRows, part.rows - i);
+        const auto a = left(part.row + i, rows, part.k + k, depth, of_a);
+        for (int64_t j = 0; j < part.columns; j += width_) {
+          const packed_t* b = shared_ ? shared_panel(block, part.column + j, k) : of_b;
+          at::native::cpublas::brgemm(rows, std::min(width_, part.columns - j), even(depth),
+                                      a.pitch, width_, result.pitch, accumulate || part.k + k > 0,
+                                      a.data, b, result.data + i * result.pitch + j,
+                                      /*is_vnni=*/kPairs);
+        }
+      }
+    }
+  }
+
+  Tile<const packed_t> left(int64_t row, int64_t rows, int64_t k, int64_t depth,
+                            packed_t* room) const {
+    if constexpr (!kPairs) {
+      if (direct_) {
+        const int64_t pitch = a_.stride(0);
+        return {a_.const_data_ptr<float>() + row * pitch + k, std::max(pitch, depth)};
+      }
+    }
+    pack(a_, row, k, rows, depth, room, kPitch);
+    for (int64_t i = 0; even(depth) != depth && i < rows; ++i) {
+      room[i * kPitch + depth] = packed_t(0);
+    }
+    return {room, kPitch};
+  }
+
+  /// The depth in pairs: one more is of zeros.
+  static int64_t even(int64_t depth) { return kPairs ? (depth + 1) / 2 * 2 : depth; }
+
+  const at::Tensor out_, a_, b_;
+  const bool accumulate_;
+  const bool direct_;  // the left operand is read where it lies
+  const bool exact_;   // the result can hold the sums
+  decltype(&write_sums<at::Half>) const write_;
+  const int64_t width_;   // of a panel
+  const int64_t enough_;  // parts for all threads
+  const bool shared_;     // panels serve all threads, not the one that packs them
+  Part block_;
+  at::Tensor panels_;
+};
+
+}  // namespace torchsoftmax::cpu
