@@ -55,10 +55,8 @@ inline constexpr float kExpCoefficients[] = {1.384360682e-3f,
                                              1.0f};
 
 inline at::vec::Vectorized<float> exp_nonpositive(const at::vec::Vectorized<float>& x) {
-  // Below ln(FLT_MIN) the exponent field has no room: such results are flushed to zero.
-  const __m256 smallest = _mm256_set1_ps(-87.3365447505f);
-  const __m256 flushed = _mm256_cmp_ps(x, smallest, _CMP_LT_OQ);
-  const __m256 clamped = _mm256_max_ps(smallest, x);  // keeps a nan of x
+  // Below -87.7 n is -127, whose exponent field is 0: such results, all of them subnormal, are 0.
+  const __m256 clamped = _mm256_max_ps(_mm256_set1_ps(-88.f), x);  // keeps a nan of x
   // The sum has its last place at 1: the low bits of the mantissa are n, here with the bias of an
   // exponent.
   const __m256 shift = _mm256_set1_ps(1.5f * (1 << 23) + 127);
@@ -71,7 +69,7 @@ inline at::vec::Vectorized<float> exp_nonpositive(const at::vec::Vectorized<floa
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kExpCoefficients[i]));
   }
   const __m256 scale = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23));
-  return _mm256_andnot_ps(flushed, _mm256_mul_ps(p, scale));
+  return _mm256_mul_ps(p, scale);
 }
 
 #else

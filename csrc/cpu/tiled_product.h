@@ -1,7 +1,7 @@
 #pragma once
 // Products of matrices in tiles, by oneDNN's micro-kernel, which libtorch exports.
 //
-// The micro-kernel adds a product of 192 × 512 and 512 × 128 elements, or fewer, to a tile of the
+// The micro-kernel adds a product of 192 × 256 and 256 × 128 elements, or fewer, to a tile of the
 // result. It reads the right operand best as panels of 128 columns: all threads together put a
 // block of it, of 6 MB, into panels, and multiply with it all that there is to multiply. The left
 // one is read where it lies if it is float32 along its rows; else a thread packs what it works on.
@@ -116,8 +116,8 @@ class TiledProduct {
   static constexpr bool kPairs = std::is_same_v<packed_t, at::BFloat16>;
   static constexpr auto kType = kPairs ? at::kBFloat16 : at::kFloat;
   // What a tile takes stays in a second-level cache of 1 MB. The micro-kernel takes 6 rows at a
-  // time. Each part of the depth is summed from 0, then added: shorter sums round less.
-  static constexpr int64_t kRows = 192, kColumns = 128, kDepth = 512;
+  // time. It sums from 0, then adds to the tile: shorter sums round less.
+  static constexpr int64_t kRows = 192, kColumns = 128, kDepth = 512, kSummed = 256;
   static constexpr int64_t kPitch = kDepth + 32;       // spreads rows over the cache's sets
   static constexpr int64_t kBlock = int64_t{3} << 19;  // elements of the right operand in panels
 
@@ -200,12 +200,20 @@ class TiledProduct {
         const auto a = left(part.row + i, rows, part.k + k, depth, of_a);
         for (int64_t j = 0; j < part.columns; j += width_) {
           const packed_t* b = shared_ ? shared_panel(block, part.column + j, k) : of_b;
-          at::native::cpublas::brgemm(rows, std::min(width_, part.columns - j), even(depth),
-                                      a.pitch, width_, result.pitch, accumulate || part.k + k > 0,
-                                      a.data, b, result.data + i * result.pitch + j,
-                                      /*is_vnni=*/kPairs);
+          const Tile<float> tile{result.data + i * result.pitch + j, result.pitch};
+          add_tile(tile, rows, std::min(width_, part.columns - j), depth, a, b,
+                   accumulate || part.k + k > 0);
         }
       }
+    }
+  }
+
+  void add_tile(const Tile<float>& tile, int64_t rows, int64_t columns, int64_t depth,
+                const Tile<const packed_t>& a, const packed_t* b, bool accumulate) const {
+    for (int64_t k = 0; k < depth; k += kSummed) {
+      at::native::cpublas::brgemm(rows, columns, even(std::min(kSummed, depth - k)), a.pitch,
+                                  width_, tile.pitch, accumulate || k > 0, a.data + k,
+                                  b + k * width_, tile.data, /*is_vnni=*/kPairs);
     }
   }
 
