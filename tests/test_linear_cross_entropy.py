@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import reference
@@ -392,8 +394,10 @@ def test_tiles_of_the_vocabulary_are_float64_s_whole(
 def test_every_kind_of_products(products: str) -> None:
     """The processor decides which kind is taken; all that it can do are tested on every one."""
     tests = "(products_in_tiles or vocabulary or results_do_not_depend) and not cuda"
+    this_build = shlex.quote(str(Path(torchsoftmax.__file__).parents[1]))
+    options = ["-q", "-p", "no:cacheprovider", "-o", f"pythonpath={this_build}", "-k", tests]
     subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests],
+        [sys.executable, "-m", "pytest", *options, __file__],
         check=True,
         env=os.environ | {"TORCHSOFTMAX_PRODUCTS": products},
     )
