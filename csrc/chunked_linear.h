@@ -4,16 +4,32 @@
 // is multiplied, all in one buffer. One product without gradients, three with all of them.
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include "cpu/memory.h"
 #include "linear_layer.h"
 
 namespace torchsoftmax {
 
-/// Memory that is written soon, in huge pages where that is large.
+/// Memory that is written soon, in huge pages where that is large: by all threads at once, before
+/// the products. In their midst the system would fill the pages with zeros one by one, which drives
+/// out of the caches what is multiplied, and on a virtual machine they may have to come from the
+/// host.
 inline Tensor fresh(at::IntArrayRef shape, const at::TensorOptions& options) {
-  const Tensor result = at::empty(shape, options);
-  return result.device().is_cpu() ? cpu::ask_for_huge_pages(result) : result;
+  Tensor result = at::empty(shape, options);
+  if (!result.device().is_cpu() || result.nbytes() < cpu::kHugePagesFrom) {
+    return result;
+  }
+  result = cpu::ask_for_huge_pages(result);
+  constexpr auto kPage = static_cast<int64_t>(cpu::kHugePage);
+  auto* data = static_cast<char*>(result.mutable_data_ptr());
+  const int64_t pages = static_cast<int64_t>(result.nbytes()) / kPage;
+  at::parallel_for(0, pages, 1, [&](int64_t page, int64_t end) {
+    for (; page < end; ++page) {
+      data[page * kPage] = 0;
+    }
+  });
+  return result;
 }
 
 /// logits = input weightᵀ + bias, where there is one.
