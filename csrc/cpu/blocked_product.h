@@ -15,7 +15,7 @@ struct Parts {
   int64_t size;
 
   Parts(int64_t whole, int64_t most)
-      : count((whole + most - 1) / most), size((whole + count - 1) / count) {}
+      : count(at::divup(whole, most)), size(at::divup(whole, count)) {}
 };
 
 /// out = a b or out + a b, summed in float32.

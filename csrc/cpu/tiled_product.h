@@ -75,18 +75,19 @@ class TiledProduct {
         write_(out.scalar_type() == at::kHalf ? &write_sums<at::Half> : &write_sums<at::BFloat16>),
         width_(std::min(kColumns, out.size(1))),
         enough_(4 * at::get_num_threads()),
-        shared_(!direct_ || b.stride(1) == 1 || parts(out.size(1), width_) < enough_),
-        block_{0, 0, out.size(0), out.size(1), 0, b.size(0)} {
+        shared_(!direct_ || b.stride(1) == 1 || at::divup(out.size(1), width_) < enough_),
+        block_columns_(out.size(1)),
+        block_depth_(b.size(0)) {
     if (shared_) {
       // As much as lies together in memory. Sums that are rounded once take the whole depth.
-      const int64_t most = down(kBlock / width_, kDepth);
-      const int64_t along = b.stride(1) == 1 ? kDepth : std::min(up(b.size(0), kDepth), most);
-      const int64_t depth = exact_ ? along : up(b.size(0), kDepth);
-      const int64_t columns = std::max(width_, down(kBlock / depth, width_));
-      block_.columns = std::min(up(out.size(1), width_), columns);
-      block_.depth = exact_ ? std::max(depth, down(kBlock / block_.columns, kDepth)) : depth;
-      block_.depth = std::min(block_.depth, up(b.size(0), kDepth));
-      panels_ = at::empty({block_.columns * block_.depth}, b.options().dtype(kType));
+      const int64_t whole = up(b.size(0), kDepth);
+      const int64_t together =
+          b.stride(1) == 1 ? kDepth : std::min(whole, down(kBlock / width_, kDepth));
+      const int64_t least = exact_ ? together : whole;
+      block_columns_ =
+          std::min(up(out.size(1), width_), std::max(width_, down(kBlock / least, width_)));
+      block_depth_ = std::min(whole, std::max(least, down(kBlock / block_columns_, kDepth)));
+      panels_ = at::empty({block_columns_ * block_depth_}, b.options().dtype(kType));
     }
   }
 
@@ -96,14 +97,14 @@ class TiledProduct {
   }
 
   void run() const {
-    for (int64_t column = 0; column < out_.size(1); column += block_.columns) {
-      for (int64_t k = 0; k < b_.size(0); k += block_.depth) {
+    for (int64_t column = 0; column < out_.size(1); column += block_columns_) {
+      for (int64_t k = 0; k < b_.size(0); k += block_depth_) {
         const Part block{0,
                          column,
                          out_.size(0),
-                         std::min(block_.columns, out_.size(1) - column),
+                         std::min(block_columns_, out_.size(1) - column),
                          k,
-                         std::min(block_.depth, b_.size(0) - k)};
+                         std::min(block_depth_, b_.size(0) - k)};
         if (shared_) {
           put_into_panels(block);
         }
@@ -121,13 +122,12 @@ class TiledProduct {
   static constexpr int64_t kPitch = kDepth + 32;       // spreads rows over the cache's sets
   static constexpr int64_t kBlock = int64_t{3} << 19;  // elements of the right operand in panels
 
-  static int64_t parts(int64_t whole, int64_t most) { return (whole + most - 1) / most; }
-  static int64_t up(int64_t value, int64_t step) { return parts(value, step) * step; }
+  static int64_t up(int64_t value, int64_t step) { return at::divup(value, step) * step; }
   static int64_t down(int64_t value, int64_t step) { return value / step * step; }
 
   void put_into_panels(const Part& block) const {
     constexpr int64_t kRun = 128;
-    const int64_t panels = parts(block.columns, width_), runs = parts(block.depth, kRun);
+    const int64_t panels = at::divup(block.columns, width_), runs = at::divup(block.depth, kRun);
     const bool along = b_.stride(1) == 1;  // neighbours are neighbours in memory
     at::parallel_for(0, panels * runs, 1, [&](int64_t i, int64_t end) {
       for (; i < end; ++i) {
@@ -141,7 +141,7 @@ class TiledProduct {
 
   /// The columns of a tile for the whole depth of the block.
   packed_t* shared_panel(const Part& block, int64_t column, int64_t k) const {
-    return panels_.template mutable_data_ptr<packed_t>() + (column - block.column) * block_.depth +
+    return panels_.template mutable_data_ptr<packed_t>() + (column - block.column) * block_depth_ +
            k * width_;
   }
 
@@ -157,14 +157,14 @@ class TiledProduct {
   /// many columns, or a panel for many rows.
   void multiply(const Part& block) const {
     constexpr int64_t kMost = 16;
-    const int64_t down = parts(out_.size(0), kRows), across = parts(block.columns, width_);
+    const int64_t down = at::divup(out_.size(0), kRows), across = at::divup(block.columns, width_);
     const auto taken = [&](int64_t tiles, int64_t others) {
-      return std::min(kMost, std::max<int64_t>(1, tiles / parts(enough_, others)));
+      return std::min(kMost, std::max<int64_t>(1, tiles / at::divup(enough_, others)));
     };
     const int64_t rows = (shared_ ? 1 : taken(down, across)) * kRows;
     const int64_t columns = (shared_ ? taken(across, down) : 1) * width_;
-    const int64_t parts_across = parts(block.columns, columns);
-    const int64_t count = parts(out_.size(0), rows) * parts_across;
+    const int64_t parts_across = at::divup(block.columns, columns);
+    const int64_t count = at::divup(out_.size(0), rows) * parts_across;
     std::atomic<int64_t> next{0};  // threads are not equally fast
     at::parallel_for(0, std::min<int64_t>(count, at::get_num_threads()), 1, [&](auto, auto) {
       const Scratch<packed_t> of_a(direct_ ? 1 : kRows * kPitch),
@@ -240,10 +240,10 @@ class TiledProduct {
   const bool direct_;  // the left operand is read where it lies
   const bool exact_;   // the result can hold the sums
   decltype(&write_sums<at::Half>) const write_;
-  const int64_t width_;   // of a panel
-  const int64_t enough_;  // parts for all threads
-  const bool shared_;     // panels serve all threads, not the one that packs them
-  Part block_;
+  const int64_t width_;                  // of a panel
+  const int64_t enough_;                 // parts for all threads
+  const bool shared_;                    // panels serve all threads, not the one that packs them
+  int64_t block_columns_, block_depth_;  // of the right operand, at a time
   at::Tensor panels_;
 };
 
