@@ -60,7 +60,8 @@ def resident(field: str) -> int:
 
 
 def trim() -> None:
-    """Hands memory that the C library keeps back to the system, where it is glibc."""
+    """Hands memory that this package and the C library, where it is glibc, keep to the system."""
+    torchsoftmax.empty_cache()
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)

@@ -16,14 +16,13 @@ namespace torchsoftmax {
 /// out of the caches what is multiplied, and on a virtual machine they may have to come from the
 /// host.
 inline Tensor fresh(at::IntArrayRef shape, const at::TensorOptions& options) {
-  Tensor result = at::empty(shape, options);
-  if (!result.device().is_cpu() || result.nbytes() < cpu::kHugePagesFrom) {
-    return result;
+  if (!options.device().is_cpu()) {
+    return at::empty(shape, options);
   }
-  result = cpu::ask_for_huge_pages(result);
+  Tensor result = cpu::empty_contiguous(shape, options);
   constexpr auto kPage = static_cast<int64_t>(cpu::kHugePage);
   auto* data = static_cast<char*>(result.mutable_data_ptr());
-  const int64_t pages = static_cast<int64_t>(result.nbytes()) / kPage;
+  const auto pages = static_cast<int64_t>(result.nbytes()) / kPage;
   at::parallel_for(0, pages, 1, [&](int64_t page, int64_t end) {
     for (; page < end; ++page) {
       data[page * kPage] = 0;

@@ -6,6 +6,7 @@
 
 #include <string>
 
+#include "cpu/kept_memory.h"
 #include "python_calls.h"
 
 namespace {
@@ -154,5 +155,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 #else
   m.attr("cuda") = false;
 #endif
+  m.def("release_memory", &torchsoftmax::cpu::release_kept_memory);
   torchsoftmax::define_calls(m);
 }

@@ -9,6 +9,7 @@ from torchsoftmax._load import load
 load()
 
 from torchsoftmax import derivatives, functional, nn  # noqa: E402
+from torchsoftmax._memory import empty_cache  # noqa: E402
 from torchsoftmax.functional import (  # noqa: E402
     SoftmaxStatistics,
     cross_entropy,
@@ -40,6 +41,7 @@ __all__ = [
     "SoftmaxStatistics",
     "cross_entropy",
     "derivatives",
+    "empty_cache",
     "entropy_with_logits",
     "functional",
     "kl_div_with_logits",

@@ -1,37 +1,32 @@
 #pragma once
 // Fresh output tensors. Where the system hands out huge pages on request, a large output asks for
-// them before it is first touched: page faults otherwise cost several times the kernel itself.
+// them before it is first touched, and a very large one is in memory that is kept: page faults
+// otherwise cost several times the kernel itself.
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "kept_memory.h"
 
 namespace torchsoftmax::cpu {
 
-inline constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
-inline constexpr size_t kHugePagesFrom = size_t{4} << 20;
+inline constexpr int64_t kHugePagesFrom = int64_t{4} << 20;  // bytes
 
 inline at::Tensor ask_for_huge_pages(at::Tensor fresh) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  const size_t bytes = fresh.storage().nbytes();
-  if (bytes >= kHugePagesFrom) {
-    const auto begin = reinterpret_cast<uintptr_t>(fresh.storage().mutable_data());
-    const uintptr_t first = (begin + kHugePage - 1) & ~(kHugePage - 1);
-    const uintptr_t last = (begin + bytes) & ~(kHugePage - 1);
-    if (last > first) {
-      // Advice: a failure (a kernel without huge pages) changes nothing but speed.
-      (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-    }
+  if (static_cast<int64_t>(fresh.storage().nbytes()) >= kHugePagesFrom) {
+    advise_huge_pages(fresh.storage().mutable_data(), fresh.storage().nbytes());
   }
-#endif
   return fresh;
 }
 
 inline at::Tensor empty_contiguous(at::IntArrayRef shape, const at::TensorOptions& options) {
+  const auto dtype = c10::typeMetaToScalarType(options.dtype());
+  if (auto* memory = kept_memory(c10::multiply_integers(shape) * c10::elementSize(dtype))) {
+    return at::Tensor(at::detail::empty_generic(
+        shape, memory, c10::DispatchKeySet(c10::DispatchKey::CPU), dtype, std::nullopt));
+  }
   return ask_for_huge_pages(at::empty(shape, options));
 }
 
@@ -42,8 +37,15 @@ inline at::Tensor empty_contiguous_like(const at::Tensor& like) {
 
 /// With the strides of `like` where it is dense: the layout that autograd accumulates into.
 inline at::Tensor empty_gradient_like(const at::Tensor& like, at::ScalarType dtype) {
-  return ask_for_huge_pages(
-      at::empty_like(like, like.options().dtype(dtype), at::MemoryFormat::Preserve));
+  const auto options = like.options().dtype(dtype);
+  constexpr auto kLayout = at::MemoryFormat::Preserve;
+  if (auto* memory = kept_memory(like.numel() * c10::elementSize(dtype))) {
+    const at::Tensor layout = at::empty_like(like, options.device(at::kMeta), kLayout);
+    return at::Tensor(at::detail::empty_strided_generic(layout.sizes(), layout.strides(), memory,
+                                                        c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                                        dtype));
+  }
+  return ask_for_huge_pages(at::empty_like(like, options, kLayout));
 }
 
 }  // namespace torchsoftmax::cpu

@@ -32,71 +32,92 @@ inline int64_t rows_per_task(int64_t elements_of_row) {
 }
 
 // Outputs of this many bytes or more do not fit into the caches, and a store into the cache first
-// reads from memory what it is going to overwrite. Across rows they are written past the caches;
-// along rows that loses (docs/performance.md), and they are fetched during the first pass instead,
-// unless the second pass already stores there while it computes.
+// reads from memory what it is going to overwrite: they are written past the caches.
 inline constexpr int64_t kLargeOutput = int64_t{16} << 20;
 
-template <typename Out>
-bool is_large(const RowTensor<Out>& out) {
+/// Whether an output is large, and not where an input is, which is in the cache already.
+template <typename Out, typename... In>
+bool is_streamed(const RowTensor<Out>& out, const RowTensor<const In>&... in) {
   return out.data != nullptr &&
-         out.rows * out.classes * static_cast<int64_t>(sizeof(Out)) >= kLargeOutput;
+         out.rows * out.classes * static_cast<int64_t>(sizeof(Out)) >= kLargeOutput &&
+         ((static_cast<const void*>(out.data) != in.data) && ...);
 }
 
-/// Whether whole vectors of an output across rows may be streamed: it is large, and the rows of
-/// each class start at a cache line. Not where it shares memory with an input, which is in the
-/// cache already.
-template <typename Out, typename... In>
-bool streams(const RowTensor<Out>& out, const RowTensor<const In>&... in) {
-  constexpr int64_t kLine = 64;
-  const auto whole_lines = [](int64_t elements) {
-    return elements * static_cast<int64_t>(sizeof(Out)) % kLine == 0;
+/// Whether it begins, and each of its steps leads, to a multiple of `bytes`.
+template <typename Out>
+bool is_aligned(const RowTensor<Out>& out, int64_t step, int64_t bytes) {
+  const auto whole = [&](int64_t elements) {
+    return elements * static_cast<int64_t>(sizeof(Out)) % bytes == 0;
   };
-  bool aligned = is_large(out) && reinterpret_cast<uintptr_t>(out.data) % kLine == 0 &&
-                 whole_lines(out.class_stride) &&
-                 ((static_cast<const void*>(out.data) != in.data) && ...);
+  bool aligned = reinterpret_cast<uintptr_t>(out.data) % bytes == 0 && whole(step);
   for (const auto& dim : out.dims) {
-    aligned = aligned && whole_lines(dim.stride == 1 ? dim.size : dim.stride);
+    aligned = aligned && whole(dim.stride == 1 ? dim.size : dim.stride);
   }
   return aligned;
+}
+
+/// The bytes of an output that a vector is stored to.
+template <typename acc_t, typename Out>
+inline constexpr int64_t kVectorBytes = kLanes<acc_t> * static_cast<int64_t>(sizeof(Out));
+
+template <typename acc_t, typename Out>
+bool has_aligned_rows(const RowTensor<Out>& out) {
+  return is_aligned(out, out.classes, kVectorBytes<acc_t, Out>);
+}
+
+/// Whether rows of that output, along which vectors lie, are streamed. Where they do not begin at a
+/// vector, they have one more that is not whole: too many for short rows.
+template <typename acc_t, typename Out, typename... In>
+bool is_streamed_along(const RowTensor<Out>& out, const RowTensor<const In>&... in) {
+  constexpr int64_t kLong = 512;
+  return is_streamed(out, in...) && (out.classes >= kLong || has_aligned_rows<acc_t>(out));
+}
+
+/// The elements before the first at a multiple of a vector's size.
+template <typename acc_t, typename Out>
+int64_t lead_of(const Out* row) {
+  constexpr int64_t kBytes = kVectorBytes<acc_t, Out>;
+  return (kBytes - reinterpret_cast<uintptr_t>(row) % kBytes) % kBytes / sizeof(Out);
 }
 
 // The longest rows, in bytes, that are fetched while the row before is worked on: that one and what
 // it keeps have to stay in the second level of the cache.
 inline constexpr int64_t kFetchedRow = int64_t{1} << 19;
 
-/// What to fetch along a row: a place for each vector.
-template <typename acc_t, typename scalar_t>
+/// What to fetch along a row: a place for each class.
+template <typename scalar_t>
 Fetch fetch_of(scalar_t* row) {
-  return {reinterpret_cast<const char*>(row),
-          kLanes<acc_t> * static_cast<int64_t>(sizeof(scalar_t))};
+  return {reinterpret_cast<const char*>(row), sizeof(scalar_t)};
 }
 
 /// Calls `policy(walk, rows, keep, out, in...)` for rows whose class stride is 1 in every operand.
-/// `keep` holds intermediate values of the row: the output itself where it has the precision.
+/// `keep` holds intermediate values of the row: the output itself where it has the precision and is
+/// in the caches.
 template <typename acc_t, typename RowPolicy, typename Out, typename In, typename... More>
 void along_rows(const RowPolicy& policy, const RowTensor<Out>& out, const RowTensor<const In>& in,
                 const RowTensor<const More>&... more) {
-  const Walk<acc_t, LaneOrder::kAlongRow> walk(out.classes);
-  constexpr int64_t kStep = kLanes<acc_t>;
-  constexpr bool kKeepsInOutput = std::is_same_v<Out, acc_t>;
-  const bool fetches_output = is_large(out) && !RowPolicy::kKeeps;
+  using AlongRow = Walk<acc_t, LaneOrder::kAlongRow>;
+  const bool streamed = is_streamed_along<acc_t>(out, in, more...);
+  const bool in_output = std::is_same_v<Out, acc_t> && !streamed;
   // While a row is computed with, memory has nothing to do, unless its terms are stored there.
-  const bool fetches_next = (out.data == nullptr || !kKeepsInOutput) &&
+  const bool fetches_next = (out.data == nullptr || !in_output) &&
                             out.classes * static_cast<int64_t>(sizeof(In)) <= kFetchedRow;
   at::parallel_for(0, out.rows, rows_per_task(out.classes), [&](int64_t begin, int64_t end) {
-    const Scratch<acc_t> scratch(kKeepsInOutput || !RowPolicy::kKeeps ? 1 : out.classes + kStep);
+    const Scratch<acc_t> scratch(in_output || !RowPolicy::kKeeps ? 1 : out.classes + kLanes<acc_t>);
     for (int64_t row = begin; row < end; ++row) {
-      const View<Out, acc_t> out_row{out.row(row), kStep};
-      View<acc_t, acc_t> keep{scratch.data(), kStep};
-      if constexpr (kKeepsInOutput) {
-        keep.data = out_row.data;
+      const Output<Out, acc_t> out_row{{out.row(row)}, streamed};
+      Kept<acc_t> keep{scratch.data()};
+      if constexpr (std::is_same_v<Out, acc_t>) {
+        keep.data = in_output ? out_row.data : keep.data;
       }
       const View<const In, acc_t> in_row{
-          in.row(row), kStep, fetches_output ? fetch_of<acc_t>(out_row.data) : Fetch{},
-          fetches_next && row + 1 < end ? fetch_of<acc_t>(in.row(row + 1)) : Fetch{}};
+          in.row(row), {}, fetches_next && row + 1 < end ? fetch_of(in.row(row + 1)) : Fetch{}};
+      const AlongRow walk(out.classes, {}, streamed ? lead_of<acc_t>(out_row.data) : 0);
       policy(walk, RowRange{row, 1}, keep, out_row, in_row,
-             View<const More, acc_t>{more.row(row), kStep}...);
+             View<const More, acc_t>{more.row(row)}...);
+    }
+    if (streamed) {
+      finish_streams();
     }
   });
 }
@@ -178,7 +199,7 @@ void across_rows(const RowPolicy& policy, const RowTensor<Out>& out,
   // Where it matters, so as not to compile it for all.
   constexpr bool kMasked = (std::is_same_v<In, bool> || ...);
   constexpr int kWide = RowPolicy::kDirect && std::is_same_v<acc_t, float> && !kMasked ? 4 : 1;
-  constexpr int64_t kSecondLevel = int64_t{1} << 20;
+  constexpr int64_t kSecondLevel = int64_t{1} << 20, kLine = 64;
   const int64_t column = sizeof...(In) * out.classes * kStep;  // elements of one vector of rows
   const bool wide = static_cast<int64_t>(sizeof(acc_t)) * column * kWide <= kSecondLevel;
   const int64_t group = wide ? kWide * kStep : kStep;
@@ -187,7 +208,8 @@ void across_rows(const RowPolicy& policy, const RowTensor<Out>& out,
   const int64_t run = std::max<int64_t>(1, runs ? out.run(0) : out.rows);
   const int64_t groups_of_run = (run + group - 1) / group;
   const int64_t groups = out.rows / run * groups_of_run;
-  const bool streamed = RowPolicy::kDirect && streams(out, in...);
+  const bool streamed =
+      RowPolicy::kDirect && is_streamed(out, in...) && is_aligned(out, out.class_stride, kLine);
   at::parallel_for(0, groups, rows_per_task(group * out.classes), [&](int64_t begin, int64_t end) {
     const Scratch<acc_t> scratch(std::max<int64_t>(1, column * (wide ? kWide : 1)));
     for (int64_t g = begin; g < end; ++g) {
@@ -229,23 +251,22 @@ void pipelined_rows(const RowPolicy& policy, const RowTensor<Out>& out,
                     const RowTensor<const In>& in) {
   using V = Vec<acc_t>;
   const Walk<acc_t, LaneOrder::kAlongRow> walk(out.classes);
-  constexpr int64_t kStep = kLanes<acc_t>;
-  constexpr bool kKeepsInOutput = std::is_same_v<Out, acc_t>;
+  const bool streamed = is_streamed(out, in) && has_aligned_rows<acc_t>(out);
+  const bool in_output = std::is_same_v<Out, acc_t> && !streamed;
   at::parallel_for(0, out.rows, rows_per_task(out.classes), [&](int64_t begin, int64_t end) {
-    const int64_t kept = kKeepsInOutput || !RowPolicy::kKeeps ? 0 : out.classes + kStep;
+    const int64_t kept = in_output || !RowPolicy::kKeeps ? 0 : out.classes + kLanes<acc_t>;
     const Scratch<acc_t> scratch(2 * kept + 1);
-    const bool fetched = out.classes >= kFetchedClasses;
+    const bool fetched = out.classes >= kFetchedClasses && !streamed;
     const auto input = [&](int64_t row) {
-      return View<const In, acc_t>{in.row(row), kStep,
-                                   fetched ? fetch_of<acc_t>(out.row(row)) : Fetch{}};
+      return View<const In, acc_t>{in.row(row), fetched ? fetch_of(out.row(row)) : Fetch{}};
     };
-    const auto output = [&](int64_t row) { return View<Out, acc_t>{out.row(row), kStep}; };
+    const auto output = [&](int64_t row) { return Output<Out, acc_t>{{out.row(row)}, streamed}; };
     const auto keep = [&](int64_t row) {
-      if constexpr (kKeepsInOutput) {
-        return output(row);
-      } else {
-        return View<acc_t, acc_t>{scratch.data() + row % 2 * kept, kStep};
+      Kept<acc_t> result{scratch.data() + row % 2 * kept};
+      if constexpr (std::is_same_v<Out, acc_t>) {
+        result.data = in_output ? out.row(row) : result.data;
       }
+      return result;
     };
     const auto largest = [&](const auto& of, int64_t i, auto lanes) {
       return policy.largest(i, lanes, of);
@@ -282,6 +303,9 @@ void pipelined_rows(const RowPolicy& policy, const RowTensor<Out>& out,
     walk.for_each([&](int64_t i, auto lanes) {
       out_last.store(i, policy.value(result, i, lanes, kept_last, last), lanes);
     });
+    if (streamed) {
+      finish_streams();
+    }
   });
 }
 
@@ -303,7 +327,9 @@ void for_each_row(const RowPolicy& policy, const RowTensor<Out>& out,
     return;
   }
   if constexpr (RowPolicy::kStaged && sizeof...(In) == 1) {
-    if (out.classes <= kPipelinedClasses<RowPolicy> && out.classes > 0) {
+    // Its rows begin with a whole vector, all of them.
+    const bool leads = is_streamed_along<acc_t>(out, in...) && !has_aligned_rows<acc_t>(out);
+    if (out.classes <= kPipelinedClasses<RowPolicy> && out.classes > 0 && !leads) {
       pipelined_rows<acc_t>(policy, out, in...);
       return;
     }

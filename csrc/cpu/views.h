@@ -5,10 +5,10 @@
 
 namespace torchsoftmax::cpu {
 
-/// Memory to fetch into the caches while an operand is read, a place for each of its vectors.
+/// Memory to fetch into the caches while an operand is read along a row: the place of each class.
 struct Fetch {
   const char* data = nullptr;  // null where there is nothing to fetch
-  int64_t step = 0;            // bytes from one place to the next
+  int64_t step = 0;            // bytes from one class to the next
 
   void to_write(int64_t i) const {
     if (data != nullptr) {
@@ -22,48 +22,74 @@ struct Fetch {
   }
 };
 
-/// An operand as a policy sees it: vectors at a fixed distance.
+/// An operand along a row, as a policy sees it: `i` is the first class of a vector.
 template <typename scalar_t, typename acc_t>
 struct View {
   using element = std::remove_const_t<scalar_t>;
 
   scalar_t* data;
-  int64_t step;     // elements from one vector to the next
   Fetch written{};  // where the policy is going to write
   Fetch next{};     // the row that comes next
 
   template <typename Lanes>
   Vec<acc_t> load(int64_t i, Lanes lanes) const {
     next.to_read_later(i);
-    return cpu::load<acc_t>(data + i * step, lanes);
+    return cpu::load<acc_t>(data + i, lanes);
   }
   /// The same in a policy's first pass over the operand, during which the output is fetched: a
   /// store into the cache reads memory first, and then waits for it alone.
   template <typename Lanes>
   Vec<acc_t> first(int64_t i, Lanes lanes) const {
     written.to_write(i);
-    return cpu::load<acc_t>(data + i * step, lanes);
+    return cpu::load<acc_t>(data + i, lanes);
   }
   /// Of a mask: `values` where it is true, `otherwise` where it is not.
   template <typename Lanes>
   Vec<acc_t> select(int64_t i, Lanes lanes, const Vec<acc_t>& values, double otherwise) const {
-    return cpu::select<acc_t>(data + i * step, lanes, values,
-                              Vec<acc_t>(static_cast<acc_t>(otherwise)));
+    return cpu::select<acc_t>(data + i, lanes, values, Vec<acc_t>(static_cast<acc_t>(otherwise)));
   }
-  /// Along a row: the first class of the first whole vector that holds the value, or of what is
-  /// left behind the whole vectors.
+  /// The first class of the first whole vector that holds the value, or of what is left behind the
+  /// whole vectors.
   int64_t first_vector_with(acc_t value, int64_t classes) const {
     constexpr int kNone = static_cast<int>((int64_t{1} << kLanes<acc_t>)-1);
     int64_t c = 0;
     while (c + kLanes<acc_t> <= classes &&
-           (load(c / kLanes<acc_t>, AllLanes<acc_t>{}) == Vec<acc_t>(value)).zero_mask() == kNone) {
+           (load(c, AllLanes<acc_t>{}) == Vec<acc_t>(value)).zero_mask() == kNone) {
       c += kLanes<acc_t>;
     }
     return c;
   }
+};
+
+/// An output along a row.
+template <typename scalar_t, typename acc_t>
+struct Output : View<scalar_t, acc_t> {
+  bool streamed = false;  // whole vectors, at multiples of their size
+
   template <typename Lanes>
   void store(int64_t i, const Vec<acc_t>& value, Lanes lanes) const {
-    cpu::store<acc_t>(data + i * step, value, lanes);
+    if constexpr (std::is_same_v<Lanes, AllLanes<acc_t>>) {
+      if (streamed) {
+        stream<acc_t>(this->data + i, value);
+        return;
+      }
+    }
+    cpu::store<acc_t>(this->data + i, value, lanes);
+  }
+};
+
+/// Intermediate values of a row.
+template <typename acc_t>
+struct Kept {
+  acc_t* data;
+
+  template <typename Lanes>
+  Vec<acc_t> load(int64_t i, Lanes lanes) const {
+    return cpu::load<acc_t>(data + i, lanes);
+  }
+  template <typename Lanes>
+  void store(int64_t i, const Vec<acc_t>& value, Lanes lanes) const {
+    cpu::store<acc_t>(data + i, value, lanes);
   }
 };
 

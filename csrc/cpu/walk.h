@@ -28,21 +28,29 @@ class Walk {
   template <typename Out>
   static constexpr bool kExact = std::is_same_v<typename Out::element, acc_t>;
 
-  explicit Walk(int64_t classes, Lanes lanes = {})
-      : whole_(kAlong ? classes / kLanes<acc_t> : classes),
-        rest_(kAlong ? classes % kLanes<acc_t> : 0),
-        lanes_(lanes) {}
+  /// `lead`: the lanes in use of the first vector of for_each, where they are not all.
+  explicit Walk(int64_t classes, Lanes lanes = {}, int64_t lead = 0)
+      : classes_(classes), lanes_(lanes), lead_(std::min(lead, classes)) {}
 
-  /// Calls step(i, lanes) for every vector of the row.
+  /// Calls step(i, lanes) for every vector of the row; `i` is the vector's first class.
   template <typename Step>
   void for_each(Step&& step) const {
-    for (int64_t i = 0; i < whole_; ++i) {
-      step(i, lanes_);
-    }
-    if constexpr (kAlong) {
-      if (rest_ != 0) {
-        step(whole_, rest_);
+    const auto whole = [&](int64_t i) {
+      for (; i + kStep <= classes_; i += kStep) {
+        step(i, lanes_);
       }
+      return i;
+    };
+    if constexpr (kAlong) {
+      int64_t i = 0;
+      for (const int64_t some : {lead_, (classes_ - lead_) % kStep}) {
+        if (some != 0) {
+          step(i, some);
+        }
+        i = whole(i + some);
+      }
+    } else {
+      whole(0);
     }
   }
 
@@ -223,13 +231,14 @@ class Walk {
   template <typename SomeLanes>
   V per_class(const acc_t* values, int64_t i, SomeLanes lanes) const {
     if constexpr (kAlong) {
-      return cpu::load<acc_t>(values + i * kLanes<acc_t>, lanes);
+      return cpu::load<acc_t>(values + i, lanes);
     } else {
       return V(values[i]);
     }
   }
 
  private:
+  static constexpr int64_t kStep = kAlong ? kLanes<acc_t> : 1;  // classes of a vector
   // Independent accumulators hide the latency of the operation (4 cycles) and, in sums, halve the
   // rounding error twice.
   static constexpr int64_t kUnroll = 4;
@@ -244,16 +253,17 @@ class Walk {
       unrolled<kTerms>([&](auto k) { into[k] = op(k, from[k], into[k]); });
     };
     int64_t i = 0;
-    for (; i + kUnroll <= whole_; i += kUnroll) {
-      unrolled<kUnroll>([&](auto u) { accumulate(partial[u], terms(i + u, lanes_)); });
+    for (; i + kUnroll * kStep <= classes_; i += kUnroll * kStep) {
+      unrolled<kUnroll>([&](auto u) { accumulate(partial[u], terms(i + u * kStep, lanes_)); });
     }
-    for (; i < whole_; ++i) {
+    for (; i + kStep <= classes_; i += kStep) {
       accumulate(partial[0], terms(i, lanes_));
     }
     if constexpr (kAlong) {
-      if (rest_ != 0) {
-        auto last = terms(whole_, rest_);
-        unrolled<kTerms>([&](auto k) { last[k] = V::set(neutral[k], last[k], rest_); });
+      if (i < classes_) {
+        const int64_t rest = classes_ - i;
+        auto last = terms(i, rest);
+        unrolled<kTerms>([&](auto k) { last[k] = V::set(neutral[k], last[k], rest); });
         accumulate(partial[0], last);
       }
     }
@@ -269,9 +279,9 @@ class Walk {
     return partial[0];
   }
 
-  int64_t whole_;  // vectors with all lanes in use
-  int64_t rest_;   // lanes in use of one more vector, 0 where there is none
+  int64_t classes_;
   Lanes lanes_;
+  int64_t lead_;
 };
 
 }  // namespace torchsoftmax::cpu

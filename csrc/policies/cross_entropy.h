@@ -257,7 +257,7 @@ struct IndexRow : Policy {
                                       const V* some_valid) const {
     const auto less_share = [&](int64_t i, V value, auto lanes) {
       if constexpr (kSmooth) {
-        value = value - grad_share * walk.per_class(smoothing.weight, i, lanes);
+        value = fmadd(V(0) - grad_share, walk.per_class(smoothing.weight, i, lanes), value);
       }
       return value;
     };
@@ -360,7 +360,7 @@ struct ProbabilityRow : Policy {
       if (keeps) {
         const V scale = mass / state.sum;
         walk.for_each([&](int64_t i, auto lanes) {
-          out.store(i, grad * (keep.load(i, lanes) * scale - q_of(i, lanes)), lanes);
+          out.store(i, grad * fmsub(keep.load(i, lanes), scale, q_of(i, lanes)), lanes);
         });
         return;
       }
@@ -368,7 +368,7 @@ struct ProbabilityRow : Policy {
     walk.for_each([&](int64_t i, auto lanes) {
       const V value = state.logits.value(input.load(i, lanes));
       const V p = exp_nonpositive(state.logits.shifted(value) - state.log_sum);
-      const V result = grad * (p * mass - q_of(i, lanes));
+      const V result = grad * fmsub(p, mass, q_of(i, lanes));
       out.store(i, state.logits.times_slope(result, value), lanes);
     });
   }

@@ -1,0 +1,234 @@
+"""Results that caches cannot hold, which are written past them, and those whose memory is kept."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import torchsoftmax
+
+# From 16 MiB on a result is written past the caches: rows in a pipeline that begin with a whole
+# vector and rows that do not, short, long; the last two are kept too.
+SHAPES = [(8200, 512), (4200, 1003), (33000, 129), (4200, 1025), (130, 33001), (65, 132000)]
+SHAPES += [(2100, 4099), (41, 262144)]
+
+
+def gradient(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The gradient of a function's weighted sum."""
+
+    def of(x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        result = function(x)
+        upstream = x.detach().roll(1, -1) if result.dim() == x.dim() else torch.ones_like(result)
+        return torch.autograd.grad(result, x, upstream)[0]
+
+    return of
+
+
+def labels(x: Tensor) -> Tensor:
+    """The same for a row wherever it is: some class, or ignored."""
+    found = (x[:, 0].float().abs() * 1000).long() % x.size(1)
+    return found.where(found % 5 != 0, -100)
+
+
+def loss(x: Tensor, target: Tensor, **options: object) -> Tensor:
+    return torchsoftmax.cross_entropy(x, target, reduction="sum", **options)
+
+
+def of_probabilities(x: Tensor) -> Tensor:
+    return loss(x, torch.softmax(x.detach().roll(3, -1), -1))
+
+
+ROW_BY_ROW: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda x: torchsoftmax.softmax(x, -1),
+    "log_softmax": lambda x: torchsoftmax.log_softmax(x, -1),
+    "softmax with a mask": lambda x: torchsoftmax.softmax(x, -1, mask=x < 1),
+    "gradient of softmax": gradient(lambda x: torchsoftmax.softmax(x, -1)),
+    "gradient of log_softmax": gradient(lambda x: torchsoftmax.log_softmax(x, -1)),
+    "gradient of cross_entropy": gradient(lambda x: loss(x, labels(x))),
+    "gradient of a smooth loss": gradient(lambda x: loss(x, labels(x), label_smoothing=0.1)),
+    "gradient of a capped loss": gradient(lambda x: loss(x, labels(x), softcap=2.0)),
+    "gradient of a loss of probabilities": gradient(of_probabilities),
+    "gradient of kl_div_with_logits": gradient(
+        lambda x: torchsoftmax.kl_div_with_logits(x, x.detach().roll(3, -1), reduction="sum")
+    ),
+    "gradient of entropy_with_logits": gradient(
+        lambda x: torchsoftmax.entropy_with_logits(x, dim=-1)
+    ),
+}
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda t: str(t)[6:])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", ROW_BY_ROW)
+def test_as_those_of_its_parts(name: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    """Bit for bit, though parts are small: they are compared with native elsewhere. What was in
+    the memory before does not come through."""
+    function, x = ROW_BY_ROW[name], torch.randn(shape).to(dtype)
+    before = function(x)
+    before.fill_(torch.nan)
+    del before
+    whole = function(x)
+    assert whole.nbytes >= 16 << 20 or dtype == torch.bfloat16
+    parts = torch.cat([function(part) for part in x.split(max(1, shape[0] // 40))])
+    assert torch.equal(whole, parts)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("function", ["softmax_jacobian", "log_softmax_jacobian"])
+@pytest.mark.parametrize("classes", [512, 701])
+def test_jacobians(function: str, classes: int) -> None:
+    x = torch.randn(20, classes)
+    of = getattr(torchsoftmax.derivatives, function)
+    assert torch.equal(of(x), torch.stack([of(row) for row in x]))
+
+
+@pytest.mark.kernels
+def test_hessian() -> None:
+    x = torch.randn(3, 130)
+    of = torchsoftmax.derivatives.softmax_hessian
+    assert torch.equal(of(x), torch.stack([of(row) for row in x]))
+
+
+LARGE = (1024, 10000)  # 40 MB in float32
+keeps = pytest.mark.skipif(
+    sys.platform != "linux" or "libasan" in os.environ.get("LD_PRELOAD", ""),
+    reason="memory is kept on Linux, and not under the address sanitizer",
+)
+
+
+@keeps
+def test_memory_is_kept() -> None:
+    torchsoftmax.empty_cache()
+    x = torch.randn(LARGE)
+    first = torchsoftmax.softmax(x, -1)
+    second = torchsoftmax.softmax(x, -1)
+    assert first.data_ptr() != second.data_ptr()
+    place = first.data_ptr()
+    view = first[1:]
+    del first
+    assert torchsoftmax.softmax(x, -1).data_ptr() != place, "a view still has that memory"
+    del view
+    assert torchsoftmax.log_softmax(x, -1).data_ptr() == place
+    assert torch.equal(second, torchsoftmax.softmax(x, -1))
+    held = torchsoftmax.empty_cache()
+    assert 2 * x.nbytes <= held <= 2 * x.nbytes + (8 << 20)
+    assert torchsoftmax.empty_cache() == 0
+
+
+@keeps
+def test_at_most_an_eighth_of_memory_is_kept_in_few_blocks() -> None:
+    torchsoftmax.empty_cache()
+    x = torch.zeros(LARGE)
+    results = [torchsoftmax.softmax(x, -1) for _ in range(12)]
+    del results
+    assert torchsoftmax.empty_cache() <= 9 * (x.nbytes + (2 << 20))
+
+
+@keeps
+@pytest.mark.parametrize(("megabytes", "kept"), [("0", 0), ("50", 41943040), ("", 0)])
+def test_how_much_is_kept(megabytes: str, kept: int) -> None:
+    program = f"""
+import torch, torchsoftmax
+for _ in range(3):
+    results = [torchsoftmax.softmax(torch.zeros{LARGE}, -1) for _ in range(2)]
+    del results
+assert torchsoftmax.empty_cache() == {kept}
+"""
+    environment = {**os.environ, "TORCHSOFTMAX_KEEP_MB": megabytes}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+@keeps
+def test_the_system_takes_what_is_kept() -> None:
+    """What is kept is marked as free: pages that were, in the process's list."""
+    torchsoftmax.empty_cache()
+    result = torchsoftmax.softmax(torch.zeros(LARGE), -1)
+    place = result.data_ptr()
+    del result
+
+    def free_kb() -> int:
+        inside = False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            head = line.split()[0]
+            if "-" in head and not head.endswith(":"):
+                begin, end = (int(part, 16) for part in head.split("-"))
+                inside = begin <= place < end
+            if inside and head == "LazyFree:":
+                return int(line.split()[1])
+        return 0
+
+    assert free_kb() >= 40_000_000 // 1024 - 2048
+    torchsoftmax.empty_cache()
+    assert free_kb() == 0
+
+
+def test_results_are_ordinary_tensors() -> None:
+    x = torch.randn(LARGE)
+    exact = F.softmax(x, -1)
+    result = torchsoftmax.softmax(x, -1)
+    assert torch.equal(pickle.loads(pickle.dumps(result)), result)
+    shared = torchsoftmax.softmax(x, -1).share_memory_()
+    assert shared.is_shared()
+    assert torch.equal(shared, result)
+    array = torchsoftmax.softmax(x, -1).numpy()
+    assert torch.equal(torch.from_numpy(array), result)
+    storage = result.untyped_storage()
+    assert storage.nbytes() == result.nbytes
+    storage.resize_(2 * result.nbytes)
+    assert torch.allclose(result, exact, rtol=1e-5, atol=1e-12)
+    storage.resize_(0)
+    assert torch.equal(torchsoftmax.softmax(x, -1), shared)
+
+
+def test_layout_of_a_large_gradient() -> None:
+    """That of the logits, where they are dense."""
+    x = torch.randn(4, 21, 400, 400).to(memory_format=torch.channels_last)
+    target = torch.randint(21, (4, 400, 400))
+    spread = torch.randn(4, 21, 400, 800)[..., ::2]
+    for logits in (x, x.contiguous(), x.transpose(2, 3), spread):
+        logits = logits.detach().requires_grad_()
+        (mine,) = torch.autograd.grad(torchsoftmax.cross_entropy(logits, target), logits)
+        (native,) = torch.autograd.grad(F.cross_entropy(logits, target), logits)
+        assert mine.stride() == (torch.empty_like(logits)).stride()
+        assert torch.allclose(mine, native, rtol=1e-4, atol=1e-9)
+
+
+def test_threads_of_the_caller() -> None:
+    inputs = [torch.randn(900 + 64 * k, 10000) for k in range(4)]
+    exact = [torchsoftmax.softmax(x, -1) for x in inputs]
+
+    def work(number: int) -> bool:
+        return torch.equal(torchsoftmax.softmax(inputs[number % 4], -1), exact[number % 4])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(40)))
+
+
+def test_profiler_counts_large_results() -> None:
+    x = torch.randn(LARGE)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        result = torchsoftmax.softmax(x, -1)
+        del result
+    events = [e for e in profile.events() if e.name == "[memory]"]
+    sizes = {e.cpu_memory_usage for e in events} | {
+        e.cpu_memory_usage for e in profile.key_averages()
+    }
+    assert x.nbytes in sizes or -x.nbytes in sizes
+
+
+def test_too_large() -> None:
+    x = torch.zeros(1).expand(1 << 23, 1 << 23)  # 2^48 bytes: more than there are addresses
+    with pytest.raises(RuntimeError, match=r"(?i)allocate"):
+        torchsoftmax.log_softmax(x, -1)
