@@ -128,6 +128,19 @@ def test_memory_is_kept() -> None:
 
 
 @keeps
+def test_memory_of_smaller_results_is_kept() -> None:
+    """Also through autograd, whose backward then finds its pages."""
+    x = torch.randn(1024, 1000, requires_grad=True)
+    result = torchsoftmax.softmax(x, -1)
+    places = set()
+    for _ in range(5):
+        (found,) = torch.autograd.grad(result, x, torch.ones_like(result), retain_graph=True)
+        places.add(found.data_ptr())
+        del found
+    assert len(places) == 1
+
+
+@keeps
 def test_at_most_an_eighth_of_memory_is_kept_in_few_blocks() -> None:
     torchsoftmax.empty_cache()
     x = torch.zeros(LARGE)

@@ -1,10 +1,11 @@
 #pragma once
-// Memory of very large tensors, kept for the next one.
+// Memory of large tensors, kept for the next one.
 //
-// What the C library frees of this size goes back to the system, and the next tensor is made of
-// pages that the system fills with zeros first: that takes longer than a softmax over them. Here it
-// is kept, and the system is told that it may have it (MADV_FREE): it takes it when memory is
-// short, and until then the next tensor finds its pages where they were.
+// The C library gives what it frees back to the system: always from 32 MiB on, and below that now
+// and then, as its heap happens to be. The next tensor is made of pages that the system fills with
+// zeros first, which takes longer than a softmax over them. Here it is kept. Of more than 32 MiB
+// the system is told that it may have it (MADV_FREE): it takes it when memory is short, and until
+// then the next tensor finds its pages where they were.
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
@@ -12,6 +13,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -68,64 +70,111 @@ class KeptMemory final : public c10::Allocator {
 
   size_t release() {
     const std::lock_guard lock(mutex_);
-    const size_t bytes = kept_bytes_;
-    drop_to(0);
+    const size_t bytes = large_.bytes + small_.bytes;
+    large_.drop_to(0);
+    small_.drop_to(0);
     return bytes;
   }
 
  private:
   struct Block {
-    void* memory;
+    char* base;
     size_t bytes;
+    char* memory;  // of the tensor
   };
 
-  // What is kept at most: so many blocks, and the megabytes that the environment tells or this part
-  // of the machine's memory.
-  static constexpr size_t kMostBlocks = 8, kPartOfMachine = 8;
+  /// Blocks that are kept, the oldest first.
+  struct Shelf {
+    std::vector<Block> blocks;
+    size_t bytes = 0;
+    size_t most = 0;
+
+    /// Takes the smallest and then newest block that serves and is not much too large.
+    std::optional<Block> take(size_t least) {
+      auto best = blocks.end();
+      for (auto it = blocks.begin(); it != blocks.end(); ++it) {
+        const bool serves = it->bytes >= least && it->bytes - least <= least / 4;
+        if (serves && (best == blocks.end() || it->bytes <= best->bytes)) {
+          best = it;
+        }
+      }
+      if (best == blocks.end()) {
+        return std::nullopt;
+      }
+      const Block found = *best;
+      blocks.erase(best);
+      bytes -= found.bytes;
+      return found;
+    }
+
+    void put(const Block& block) {
+      if (block.bytes > most) {
+        (void)munmap(block.base, block.bytes);
+        return;
+      }
+      drop_to(most - block.bytes);
+      blocks.push_back(block);
+      bytes += block.bytes;
+    }
+
+    /// Gives back the oldest until no more than that is left, and room for one more block.
+    void drop_to(size_t most_bytes) {
+      while (!blocks.empty() && (bytes > most_bytes || blocks.size() >= kMostBlocks)) {
+        (void)munmap(blocks.front().base, blocks.front().bytes);
+        bytes -= blocks.front().bytes;
+        blocks.erase(blocks.begin());
+      }
+    }
+  };
+
+  // At most so many blocks of either kind. Of large ones so many megabytes as the environment says,
+  // or this part of the machine's memory; of small ones, which the system cannot take, as much as
+  // the C library may keep at the end of its heap.
+  static constexpr size_t kMostBlocks = 8, kPartOfMachine = 8, kMostSmall = size_t{64} << 20;
   static constexpr const char* kMegabytes = "TORCHSOFTMAX_KEEP_MB";
+  // The C library keeps nothing from here on: its DEFAULT_MMAP_THRESHOLD_MAX. MADV_FREE takes 50 to
+  // 90 us on a virtual machine, which 8 MB in the caches would feel.
+  static constexpr size_t kLarge = size_t{32} << 20;
 
   KeptMemory() {
     const char* given = std::getenv(kMegabytes);
     const auto machine =
         static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    most_ = given == nullptr ? machine / kPartOfMachine
-                             : static_cast<size_t>(std::strtoull(given, nullptr, 10)) * 1'000'000;
+    large_.most = given == nullptr
+                      ? machine / kPartOfMachine
+                      : static_cast<size_t>(std::strtoull(given, nullptr, 10)) * 1'000'000;
+    small_.most = std::min(kMostSmall, large_.most);
   }
 
-  /// A kept block, the smallest and then newest that serves if it is not much too large, or a new
-  /// one.
+  Shelf& shelf_of(size_t block_bytes) { return block_bytes > kLarge ? large_ : small_; }
+
   void* take(size_t bytes) {
-    const size_t least = (bytes + kHugePage - 1) & ~(kHugePage - 1);
+    // Tensors begin at different places of a page: a load waits for a store before it whose address
+    // ends in the same 12 bits, and operands of the same strides would meet all the time.
+    constexpr size_t kApart = 704, kPlaces = 4;
+    const size_t whole = bytes + kApart * kPlaces;
+    const size_t least = (whole + kHugePage - 1) & ~(kHugePage - 1);
     const std::lock_guard lock(mutex_);
-    auto best = kept_.end();
-    for (auto it = kept_.begin(); it != kept_.end(); ++it) {
-      const bool serves = it->bytes >= least && it->bytes - least <= least / 4;
-      if (serves && (best == kept_.end() || it->bytes <= best->bytes)) {
-        best = it;
-      }
+    std::optional<Block> block = shelf_of(least).take(least);
+    if (!block.has_value()) {
+      char* base = map(least);
+      block = Block{base, least, base + kApart * (1 + number_++ % kPlaces)};
     }
-    Block block;
-    if (best == kept_.end()) {
-      block = {map(least), least};
-    } else {
-      block = *best;
-      kept_bytes_ -= block.bytes;
-      kept_.erase(best);
-    }
-    advise_huge_pages(block.memory, bytes);  // the rest may stay untouched
-    in_use_[block.memory] = block.bytes;
-    return block.memory;
+    advise_huge_pages(block->base, whole);  // the rest may stay untouched
+    in_use_[block->memory] = *block;
+    return block->memory;
   }
 
   /// New memory that begins at a huge page.
-  void* map(size_t bytes) {
+  char* map(size_t bytes) {
     const auto ask = [&] {
       return mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
                   -1, 0);
     };
     void* found = ask();
     if (found == MAP_FAILED) {
-      drop_to(0);
+      large_.drop_to(0);
+      small_.drop_to(0);
       found = ask();
     }
     TORCH_CHECK_WITH(OutOfMemoryError, found != MAP_FAILED, "torchsoftmax: cannot allocate ", bytes,
@@ -150,40 +199,28 @@ class KeptMemory final : public c10::Allocator {
   void keep(void* memory) {
     const std::lock_guard lock(mutex_);
     const auto found = in_use_.find(memory);
-    const Block block{memory, found->second};
+    const Block block = found->second;
     in_use_.erase(found);
-    if (block.bytes > most_ || madvise(memory, block.bytes, MADV_FREE) != 0) {
-      (void)munmap(memory, block.bytes);
-      return;
+    Shelf& shelf = shelf_of(block.bytes);
+    if (&shelf == &large_ && block.bytes <= shelf.most) {
+      (void)madvise(block.base, block.bytes, MADV_FREE);
     }
-    drop_to(most_ - block.bytes);
-    kept_.push_back(block);
-    kept_bytes_ += block.bytes;
-  }
-
-  /// Gives back the oldest blocks until no more than `bytes` are left, and room for one more.
-  void drop_to(size_t bytes) {
-    while (!kept_.empty() && (kept_bytes_ > bytes || kept_.size() >= kMostBlocks)) {
-      (void)munmap(kept_.front().memory, kept_.front().bytes);
-      kept_bytes_ -= kept_.front().bytes;
-      kept_.erase(kept_.begin());
-    }
+    shelf.put(block);
   }
 
   std::mutex mutex_;
-  std::vector<Block> kept_;  // the oldest first
-  size_t kept_bytes_ = 0;
-  size_t most_;
-  std::unordered_map<void*, size_t> in_use_;
+  Shelf large_, small_;
+  size_t number_ = 0;  // of blocks made
+  std::unordered_map<void*, Block> in_use_;
 };
 
 #endif
 
-/// What allocates a tensor of so many bytes, where that is not PyTorch's business: more than the
-/// C library ever keeps, and no other allocator has been put in the place of PyTorch's.
+/// What allocates a tensor of so many bytes, where that is not PyTorch's business: the tensor is
+/// large, and no other allocator has been put in the place of PyTorch's.
 inline c10::Allocator* kept_memory(size_t bytes) {
 #if defined(TORCHSOFTMAX_KEEPS_MEMORY)
-  constexpr size_t kFrom = size_t{32} << 20;  // glibc's DEFAULT_MMAP_THRESHOLD_MAX
+  constexpr size_t kFrom = size_t{1} << 20;
   if (bytes >= kFrom && c10::GetCPUAllocator() == c10::GetDefaultCPUAllocator()) {
     return &KeptMemory::instance();
   }
