@@ -161,7 +161,7 @@ class ChunkedLinear {
   // What the logits of a chunk may take. Every chunk reads the weight for each product and its
   // gradient once more, so chunks should be large; with the rest it is below 64 MB in all. The rest
   // is more where 16-bit operands are copied to float32 in parts.
-  static constexpr int64_t kLogitsBytes = 52'000'000;
+  static constexpr int64_t kLogitsBytes = 48'000'000;
   static constexpr int64_t kLogitsBytesOf16Bits = 40'000'000;
   static constexpr int64_t kLogitsBytesOnDevice = int64_t{1} << 29;
   static constexpr int64_t kFewestRows = 16;

@@ -321,7 +321,7 @@ def linear_cross_entropy(
         weight, ignore_index, reduction, label_smoothing, temperature, softcap, z_loss,
             sample_weight, normalizer: as in :func:`cross_entropy`. Rows whose targets are all
             ignored are left out of every matrix product.
-        chunk_size: rows of logits that are in memory at a time; by default as many as take 52 MB
+        chunk_size: rows of logits that are in memory at a time; by default as many as take 48 MB
             (40 MB in bfloat16 and float16), and 16 at least. On a GPU as many as take 512 MiB or,
             in 16 bits, what a float32 sum of the gradient of ``linear_weight`` over chunks takes.
 
