@@ -116,7 +116,8 @@ def main(argv: list[str] | None = None, peers_module: str = "benchmarks.peers") 
         return 1
     workers = Workers(peers_module, arguments.quick, arguments.threads)
     block_s = BLOCK_S_QUICK if arguments.quick else BLOCK_S
-    earlier = report.read_csv(arguments.output) if arguments.keep else []
+    keeps = arguments.keep and (arguments.output / f"{report.NAME}.csv").exists()
+    earlier = report.read_csv(arguments.output) if keeps else []
     figures: list[Figure] = []
     failures: list[str] = []
     progress = tqdm(cases, unit="case", file=sys.stderr)
