@@ -82,6 +82,12 @@ struct Block {
   std::vector<uint64_t> exchanged;  // of each thread
 };
 
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
 struct Fiber {
   Context context;
   dim3 thread_index, block_index;
@@ -90,6 +96,8 @@ struct Fiber {
   unsigned warp, lane, number;  // in its block
   unsigned cluster_turn = 0;
   unsigned any_turn = 0;
+  std::vector<Copy> copies;               // since the last group
+  std::vector<std::vector<Copy>> groups;  // of copies that were not waited for
   bool done = false;
 };
 
@@ -263,6 +271,25 @@ bool any_of_block(bool condition) {
   wait_for_block();
   any = false;
   return result;
+}
+
+void copy_later(void* to, const void* from, size_t bytes) {
+  std::memset(to, 0xff, bytes);
+  scheduler.running->copies.push_back({to, from, bytes});
+}
+void end_group_of_copies() {
+  Fiber& fiber = *scheduler.running;
+  fiber.groups.push_back(std::move(fiber.copies));
+  fiber.copies.clear();
+}
+void make_copies(size_t groups_left) {
+  auto& groups = scheduler.running->groups;
+  while (groups.size() > groups_left) {
+    for (const Copy& copy : groups.front()) {
+      std::memcpy(copy.to, copy.from, copy.bytes);
+    }
+    groups.erase(groups.begin());
+  }
 }
 
 std::byte* memory_of_block() { return scheduler.running->block->memory.data(); }

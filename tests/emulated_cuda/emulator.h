@@ -47,6 +47,10 @@ void wait_for_cluster();
 uint64_t exchange(uint64_t value, unsigned distance);
 /// Whether the condition holds in any thread of the block.
 bool any_of_block(bool condition);
+void copy_later(void* to, const void* from, size_t bytes);
+void end_group_of_copies();
+/// All but those of the last groups.
+void make_copies(size_t groups_left);
 
 // Shared memory of a block: it holds garbage at first.
 inline constexpr size_t kStatic = 64 * 1024;
