@@ -55,13 +55,14 @@ template <c10::DeviceType kDevice>
 ops::Statistics linear_softmax_statistics(const Tensor& input, const Tensor& linear_weight,
                                           const OptionalTensor& linear_bias, const Tensor& target,
                                           double temperature, double softcap,
-                                          std::optional<int64_t> chunk_size) {
+                                          std::optional<int64_t> chunk_size, bool wide) {
   const Below<kDevice> below;
   const auto lower = at::autocast::get_lower_precision_fp_from_device_type(kDevice);
   return ops::linear_softmax_statistics(at::autocast::cached_cast(lower, input, kDevice),
                                         at::autocast::cached_cast(lower, linear_weight, kDevice),
                                         at::autocast::cached_cast(lower, linear_bias, kDevice),
-                                        target, temperature, softcap, chunk_size);
+                                        target, temperature, softcap, chunk_size,
+                                        wide || kDevice == c10::DeviceType::CUDA);
 }
 
 template <Tensor (*kForward)(const Tensor&, int64_t, Dtype, double, const OptionalTensor&)>
@@ -69,6 +70,15 @@ Tensor in_float32(const Tensor& input, int64_t dim, Dtype dtype, double temperat
                   const OptionalTensor& mask) {
   const Below<c10::DeviceType::CUDA> below;
   return kForward(input, dim, widened(input, dtype), temperature, mask);
+}
+
+ops::Statistics statistics_in_float32(const Tensor& input, const OptionalTensor& index,
+                                      const OptionalTensor& mask, int64_t dim, double temperature,
+                                      bool argmax) {
+  constexpr auto kCuda = c10::DeviceType::CUDA;
+  const Below<kCuda> below;
+  return ops::softmax_statistics(at::autocast::cached_cast(at::kFloat, input, kCuda), index, mask,
+                                 dim, temperature, argmax);
 }
 
 template <c10::DeviceType kDevice>
@@ -87,6 +97,7 @@ TORCH_LIBRARY_IMPL(torchsoftmax, AutocastCUDA, m) {
   register_losses<c10::DeviceType::CUDA>(m);
   m.impl("softmax", &in_float32<&ops::softmax>);
   m.impl("log_softmax", &in_float32<&ops::log_softmax>);
+  m.impl("softmax_statistics", &statistics_in_float32);
 }
 
 }  // namespace torchsoftmax

@@ -107,9 +107,11 @@ TORCH_LIBRARY(torchsoftmax, m) {
       "Tensor input, Tensor? index, Tensor? mask, Tensor statistics, int dim, "
       "float temperature=1.0) -> Tensor");
 
+  // wide: float32 results of inputs in a lower precision, as of logits that were converted.
   m.def(
       "linear_softmax_statistics(Tensor input, Tensor linear_weight, Tensor? linear_bias, "
-      "Tensor target, float temperature=1.0, float softcap=0.0, int? chunk_size=None) "
+      "Tensor target, float temperature=1.0, float softcap=0.0, int? chunk_size=None, "
+      "bool wide=False) "
       "-> (Tensor log_prob, Tensor lse, Tensor entropy, Tensor argmax, Tensor statistics)");
   m.def(
       "linear_softmax_statistics_backward(Tensor grad_log_prob, Tensor grad_lse, "

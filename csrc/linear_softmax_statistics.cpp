@@ -25,14 +25,14 @@ Tensor index_of(const Tensor& target) { return target.reshape({-1, 1}); }
 
 ops::Statistics forward(const Tensor& input, const Tensor& linear_weight,
                         const OptionalTensor& linear_bias, const Tensor& target, double temperature,
-                        double softcap, std::optional<int64_t> chunk_size) {
+                        double softcap, std::optional<int64_t> chunk_size, bool wide) {
   checks::linear_softmax_statistics(input, linear_weight, linear_bias, target, temperature, softcap,
                                     chunk_size);
   const LinearLayer layer(input, linear_weight, linear_bias);
   const int64_t rows = layer.input.size(0);
   ops::gather_index(target, layer.weight.size(0), std::nullopt, "linear_softmax_statistics");
-  const auto options = input.options();
-  const auto accumulated = options.dtype(at::toOpMathType(input.scalar_type()));
+  const auto accumulated = input.options().dtype(at::toOpMathType(input.scalar_type()));
+  const auto options = wide ? accumulated : input.options();
   const Tensor log_prob = at::empty({rows}, options), lse = at::empty({rows}, options);
   const Tensor entropy = at::empty({rows}, options);
   const Tensor argmax = at::empty({rows}, options.dtype(at::kLong));
@@ -40,9 +40,10 @@ ops::Statistics forward(const Tensor& input, const Tensor& linear_weight,
   ChunkedLinear chunks(layer, Rows(rows), {false, false, false});
   chunks.run(chunk_size, [&](int64_t begin, const Tensor& logits) {
     const int64_t count = logits.size(0);
+    const Tensor value = Capped(logits, softcap).value;
     const auto [of_index, of_lse, of_entropy, largest, kept] = ops::softmax_statistics(
-        Capped(logits, softcap).value, index_of(target).narrow(0, begin, count), std::nullopt, 1,
-        temperature, /*argmax=*/true);
+        wide ? value.to(accumulated.dtype()) : value, index_of(target).narrow(0, begin, count),
+        std::nullopt, 1, temperature, /*argmax=*/true);
     log_prob.narrow(0, begin, count).copy_(of_index.squeeze(1));
     lse.narrow(0, begin, count).copy_(of_lse);
     entropy.narrow(0, begin, count).copy_(of_entropy);

@@ -160,13 +160,13 @@ Tensor softmax_statistics_backward(const Tensor& grad_log_prob, const Tensor& gr
 ops::Statistics linear_softmax_statistics(const Tensor& input, const Tensor& linear_weight,
                                           const OptionalTensor& linear_bias, const Tensor& target,
                                           double temperature, double softcap,
-                                          std::optional<int64_t> chunk_size) {
+                                          std::optional<int64_t> chunk_size, bool wide) {
   checks::linear_softmax_statistics(input, linear_weight, linear_bias, target, temperature, softcap,
                                     chunk_size);
   const auto like = [&](const at::TensorOptions& options) {
     return at::empty_symint(target.sym_sizes(), options);
   };
-  const auto options = input.options();
+  const auto options = wide ? accumulated(input) : input.options();
   return {like(options), like(options), like(options), like(options.dtype(at::kLong)),
           stacked_rows(3, {target.sym_numel()}, accumulated(input))};
 }

@@ -182,11 +182,11 @@ Tensor softmax_statistics_backward(const Tensor& grad_log_prob, const Tensor& gr
 
 Statistics linear_softmax_statistics(const Tensor& input, const Tensor& linear_weight,
                                      Optional linear_bias, const Tensor& target, double temperature,
-                                     double softcap, std::optional<int64_t> chunk_size) {
+                                     double softcap, std::optional<int64_t> chunk_size, bool wide) {
   static const auto op =
       find<Statistics(const Tensor&, const Tensor&, Optional, const Tensor&, double, double,
-                      std::optional<int64_t>)>("torchsoftmax::linear_softmax_statistics");
-  return op.call(input, linear_weight, linear_bias, target, temperature, softcap, chunk_size);
+                      std::optional<int64_t>, bool)>("torchsoftmax::linear_softmax_statistics");
+  return op.call(input, linear_weight, linear_bias, target, temperature, softcap, chunk_size, wide);
 }
 
 LinearGradients linear_softmax_statistics_backward(

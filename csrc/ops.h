@@ -141,7 +141,7 @@ Tensor softmax_statistics_backward(const Tensor& grad_log_prob, const Tensor& gr
 Statistics linear_softmax_statistics(const Tensor& input, const Tensor& linear_weight,
                                      const OptionalTensor& linear_bias, const Tensor& target,
                                      double temperature, double softcap,
-                                     std::optional<int64_t> chunk_size);
+                                     std::optional<int64_t> chunk_size, bool wide);
 LinearGradients linear_softmax_statistics_backward(
     const Tensor& grad_log_prob, const Tensor& grad_lse, const Tensor& grad_entropy,
     const Tensor& input, const Tensor& linear_weight, const OptionalTensor& linear_bias,

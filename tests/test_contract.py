@@ -283,8 +283,18 @@ def test_compile_of_torch_func(op: Operator, transform: str, device: str) -> Non
     arguments = every_argument(sample)
     ours = TORCH_FUNC[transform](call(op.ours, sample), arguments)
     native = TORCH_FUNC[transform](call(op.native, sample), arguments)
-    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
-    assert_same(compiled(*sample.inputs), native(*sample.inputs))
+
+    def compiled(function: Callable[..., Tensor]) -> Tensor:
+        return torch.compile(function, fullgraph=True, backend="aot_eager")(*sample.inputs)
+
+    try:
+        result = compiled(ours)
+    except torch._dynamo.exc.UserError:
+        # PyTorch 2.11 cannot trace a Hessian by several inputs; nor can it native's then.
+        with pytest.raises(torch._dynamo.exc.UserError):
+            compiled(native)
+        pytest.skip("this PyTorch does not compile the transform of native's either")
+    assert_same(result, native(*sample.inputs))
 
 
 @every_operator

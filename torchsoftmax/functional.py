@@ -536,7 +536,8 @@ def linear_softmax_statistics(
 
     Returns:
         :class:`SoftmaxStatistics` of tensors of shape (*); ``log_prob``, ``lse`` and ``entropy``
-        are of the dtype of ``input`` (under ``torch.autocast`` of its dtype) and differentiable
+        are of the dtype of ``input`` (under ``torch.autocast`` of its dtype on a CPU, as
+        PyTorch's log_softmax is, and float32 on a GPU) and differentiable
         with respect to ``input``, ``linear_weight`` and ``linear_bias``.
 
     Raises:

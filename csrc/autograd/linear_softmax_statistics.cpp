@@ -59,17 +59,17 @@ struct LinearStatisticsFunction : Function<LinearStatisticsFunction> {
 
 ops::Statistics forward_gate(const Tensor& input, const Tensor& linear_weight,
                              const OptionalTensor& linear_bias, const Tensor& target,
-                             double temperature, double softcap,
-                             std::optional<int64_t> chunk_size) {
+                             double temperature, double softcap, std::optional<int64_t> chunk_size,
+                             bool wide) {
   if (needs_composite(input, linear_weight, linear_bias)) {
     return composite::linear_softmax_statistics(input, linear_weight, linear_bias, target,
-                                                temperature, softcap, chunk_size);
+                                                temperature, softcap, chunk_size, wide);
   }
   ops::Statistics results;
   {
     const at::AutoDispatchBelowADInplaceOrView below;
     results = ops::linear_softmax_statistics(input, linear_weight, linear_bias, target, temperature,
-                                             softcap, chunk_size);
+                                             softcap, chunk_size, wide);
   }
   if (needs_gradient(input, linear_weight, linear_bias)) {
     const auto differentiable = LinearStatisticsFunction::apply(

@@ -28,16 +28,17 @@ struct CappedLogits {
 ops::Statistics linear_softmax_statistics(const Tensor& input, const Tensor& linear_weight,
                                           const OptionalTensor& linear_bias, const Tensor& target,
                                           double temperature, double softcap,
-                                          std::optional<int64_t> chunk_size) {
+                                          std::optional<int64_t> chunk_size, bool wide) {
   checks::linear_softmax_statistics(input, linear_weight, linear_bias, target, temperature, softcap,
                                     chunk_size);
   const CappedLogits logits(LinearLayer(input, linear_weight, linear_bias), softcap);
-  const auto [log_prob, lse, entropy, argmax, statistics] = softmax_statistics(
-      logits.value, target.reshape({-1, 1}), std::nullopt, 1, temperature, /*with_argmax=*/true);
+  const auto dtype = wide ? accumulation_type(input) : input.scalar_type();
+  const auto [log_prob, lse, entropy, argmax, statistics] =
+      softmax_statistics(wide ? logits.value.to(dtype) : logits.value, target.reshape({-1, 1}),
+                         std::nullopt, 1, temperature, /*with_argmax=*/true);
   const auto shaped = [&](const Tensor& values) {
     return values.reshape_symint(target.sym_sizes());
   };
-  const auto dtype = input.scalar_type();
   return {shaped(log_prob).to(dtype), shaped(lse).to(dtype), shaped(entropy).to(dtype),
           shaped(argmax), statistics};
 }
