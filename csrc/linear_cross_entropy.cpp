@@ -128,7 +128,12 @@ LinearGradients no_gradients(const Tensor& input) {
 LinearLayer without_ignored(const LinearCrossEntropyArgs& args, const Rows& rows) {
   LinearLayer layer = args.layer;
   if (!layer.input.is_cpu() && rows.count() > 0 && !args.probabilities()) {
-    layer.input = at::where(has_target(args).unsqueeze(1), layer.input, 0);
+    // PyTorch's kernel takes one element after the other: larger ones where that is possible.
+    const Tensor& input = layer.input;
+    const bool in_words =
+        input.is_contiguous() && input.size(1) * input.element_size() % sizeof(int64_t) == 0;
+    const Tensor words = in_words ? input.view(at::kLong) : input;
+    layer.input = at::where(has_target(args).unsqueeze(1), words, 0).view(input.scalar_type());
   }
   return layer;
 }

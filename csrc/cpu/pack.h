@@ -64,6 +64,12 @@ Pack<acc_t, kCount> exp_nonpositive(const Pack<acc_t, kCount>& x) {
   return Pack<acc_t, kCount>::of([&](auto k) { return exp_nonpositive(x.vectors[k]); });
 }
 
+/// For a sum: see policies/logits.h.
+template <typename V>
+V exp_term(const V& x) {
+  return exp_nonpositive(x);
+}
+
 template <typename acc_t, int kCount>
 Pack<acc_t, kCount> fmadd(const Pack<acc_t, kCount>& a, const Pack<acc_t, kCount>& b,
                           const Pack<acc_t, kCount>& c) {

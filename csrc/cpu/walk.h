@@ -127,6 +127,10 @@ class Walk {
     }
   }
 
+  void put_rows(acc_t* values, RowRange rows, const V& statistic) const {
+    store_rows(values, rows, statistic);
+  }
+
   /// The values of the rows, shaped like a statistic.
   V load_rows(const acc_t* values, RowRange rows) const {
     if constexpr (kAlong) {
@@ -153,7 +157,10 @@ class Walk {
   // One thread works on all rows of the range.
   bool any(bool condition) const { return condition; }
   bool leads() const { return true; }
-  void all_have_read() const {}
+  template <typename Run>
+  void by_one(int64_t, Run&& run) const {
+    run();
+  }
   template <typename Do>
   void share(int64_t begin, int64_t end, Do&& run) const {
     for (int64_t k = begin; k < end; ++k) {
@@ -200,6 +207,10 @@ class Walk {
   acc_t at(const AcrossView<scalar_t, acc_t, kCount>& view, int64_t c, int64_t row) const {
     return view.tensor == nullptr ? view.packed.data[c * kRows + row]
                                   : static_cast<acc_t>(view.tensor[c * view.class_stride + row]);
+  }
+  template <typename In>
+  acc_t own(const In& view, int64_t c, int64_t row) const {
+    return static_cast<acc_t>(at(view, c, row));
   }
   /// Of an output that is not direct.
   template <typename scalar_t>

@@ -2,10 +2,9 @@
 // Threads that share a row, and how they reduce what each of them found: in an order that depends
 // on nothing but the size of the group.
 
-#include <cooperative_groups.h>
-
 #include <array>
 
+#include "byte_barrier.h"
 #include "lane.h"
 
 namespace torchsoftmax::cuda {
@@ -16,11 +15,6 @@ inline constexpr int kRowThreads = 512;    // that work on a row: each may have 
 inline constexpr int kMostBlocks = 16;     // of a cluster
 inline constexpr int kMostTerms = 3;       // that are reduced at once
 inline constexpr int kRowTerms = 2;        // and of rows in registers
-
-// Whether there are clusters of blocks: from compute capability 9.0 on.
-#if defined(TORCHSOFTMAX_EMULATED_CUDA) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900)
-#define TORCHSOFTMAX_CLUSTERS
-#endif
 
 /// Shared memory of the block.
 template <typename T>
@@ -60,35 +54,27 @@ template <int kWarps, typename Entry, int kTerms>
 struct Tables {
   static constexpr int kTurns = 3;
 
-  Entry entries[kTurns][kTerms][kWarps];
+  Entry entries[kTurns][kWarps][kTerms];
 };
 
 /// Of one turn.
-template <typename T, typename Entry, int kWarps>
+template <typename T, typename Entry, int kTerms>
 struct Table {
-  Entry (*entries)[kWarps];
+  static_assert(sizeof(T) <= sizeof(Entry));
+
+  Entry (*entries)[kTerms];
   int warps;
 
-  __device__ T& at(size_t k, int warp) const {
-    static_assert(sizeof(T) <= sizeof(Entry));
-    return reinterpret_cast<T&>(entries[k][warp]);
-  }
-};
+  __device__ T& at(size_t k, int warp) const { return reinterpret_cast<T&>(entries[warp][k]); }
 
-/// op over a table, in every thread.
-template <size_t kTerms, typename OfTable, typename T, typename Op>
-__device__ __forceinline__ void reduce_table(const OfTable& table, std::array<T, kTerms>& terms,
-                                             const T* neutral, const Op& op) {
-  const int lane = threadIdx.x % kWarp;
-#pragma unroll
-  for (size_t k = 0; k < kTerms; ++k) {
-    terms[k] = lane < table.warps ? table.at(k, lane) : neutral[k];
-    for (int warp = lane + kWarp; warp < table.warps; warp += kWarp) {
-      terms[k] = op(k, terms[k], table.at(k, warp));
+  /// run(warp) for those that this thread of its warp has a part in.
+  template <typename Run>
+  __device__ __forceinline__ void for_each(Run&& run) const {
+    for (int warp = threadIdx.x % kWarp; warp < warps; warp += kWarp) {
+      run(warp);
     }
   }
-  reduce_warp(terms, op);
-}
+};
 
 /// Every row has a warp.
 struct WarpGroup {
@@ -105,7 +91,6 @@ struct WarpGroup {
     return static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   }
   __device__ bool any(bool condition) const { return condition; }
-  __device__ void wait() const { __syncwarp(); }
 
   template <size_t kTerms, typename T, typename Op>
   __device__ __forceinline__ void reduce(std::array<T, kTerms>& terms, const T*,
@@ -130,98 +115,89 @@ struct PieceGroup {
     return static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
   }
   __device__ bool any(bool condition) const { return condition; }
-  /// Only the thread that writes an element needs what was there.
-  __device__ void wait() const {}
 };
 
-/// The reductions of a group whose warps tell each other what they found. `Group` has
-///   warps() and warp()    how many they are, and which one this is
-///   tell(entry, value)    to all, by any threads of a warp
-///   arrive() and await()  the two halves of a barrier
-template <typename Group, int kWarps, typename Entry, int kTerms>
-class Telling {
+/// The reductions of a group of warps that have shared memory: gather(terms) makes what every warp
+/// has found, all threads of which have it, known to all.
+template <typename Group>
+class ByTables {
  public:
   static constexpr bool kAlong = true;
   static constexpr bool kOneWarp = false;
-  using Shared = Tables<kWarps, Entry, kTerms>;
 
   __device__ bool any(bool condition) const { return condition; }
-
-  /// Tells what a warp found, all threads of which have it; `await` has to follow.
-  template <size_t kCount, typename T>
-  __device__ __forceinline__ void publish(const std::array<T, kCount>& terms) const {
-    static_assert(kCount <= kTerms);
-    turn_ = turn_ + 1 == Shared::kTurns ? 0 : turn_ + 1;
-    const auto table = published<T>();
-#pragma unroll
-    for (size_t k = 0; k < kCount; ++k) {
-      self().tell(table.at(k, self().warp()), terms[k]);
-    }
-    self().arrive();
-  }
-  /// What was published last, by all warps.
-  template <typename T>
-  __device__ __forceinline__ Table<T, Entry, kWarps> published() const {
-    return {shared_.entries[turn_], self().warps()};
-  }
 
   template <size_t kCount, typename T, typename Op>
   __device__ __forceinline__ void reduce(std::array<T, kCount>& terms, const T* neutral,
                                          const Op& op) const {
     reduce_warp(terms, op);
-    publish(terms);
-    self().await();
-    reduce_table(published<T>(), terms, neutral, op);
+    const auto table = static_cast<const Group&>(*this).gather(terms);
+#pragma unroll
+    for (size_t k = 0; k < kCount; ++k) {
+      terms[k] = neutral[k];
+      table.for_each([&](int warp) { terms[k] = op(k, terms[k], table.at(k, warp)); });
+    }
+    reduce_warp(terms, op);
   }
-
- protected:
-  __device__ explicit Telling(Shared& shared) : shared_(shared) {}
-
- private:
-  __device__ const Group& self() const { return static_cast<const Group&>(*this); }
-
-  Shared& shared_;
-  mutable int turn_ = 0;
 };
 
 /// Every row has a block.
-class BlockGroup : public Telling<BlockGroup, kMostThreads / kWarp, double, kMostTerms> {
+class BlockGroup : public ByTables<BlockGroup> {
  public:
   static constexpr bool kAvailable = true;
+  using Shared = Tables<kMostThreads / kWarp, double, kMostTerms>;
 
-  __device__ explicit BlockGroup(Shared& shared) : Telling(shared) {}
+  __device__ explicit BlockGroup(Shared& shared) : shared_(shared) {}
 
   __device__ int64_t rank() const { return threadIdx.x; }
   __device__ int64_t size() const { return blockDim.x; }
   __device__ int64_t first_row() const { return blockIdx.x; }
-  __device__ void wait() const { __syncthreads(); }
+  __device__ int block() const { return 0; }
+  __device__ int blocks() const { return 1; }
 
-  __device__ int warps() const { return blockDim.x / kWarp; }
-  __device__ int warp() const { return threadIdx.x / kWarp; }
-  template <typename T>
-  __device__ __forceinline__ void tell(T& entry, const T& value) const {
+  template <size_t kCount, typename T>
+  __device__ __forceinline__ auto gather(const std::array<T, kCount>& terms) const {
+    static_assert(kCount <= kMostTerms);
+    turn_ = turn_ + 1 == Shared::kTurns ? 0 : turn_ + 1;
+    const Table<T, double, kMostTerms> table{shared_.entries[turn_],
+                                             static_cast<int>(blockDim.x / kWarp)};
     if (threadIdx.x % kWarp == 0) {
-      entry = value;
+#pragma unroll
+      for (size_t k = 0; k < kCount; ++k) {
+        table.at(k, threadIdx.x / kWarp) = terms[k];
+      }
     }
+    __syncthreads();
+    return table;
   }
-  __device__ void arrive() const {}
-  __device__ void await() const { __syncthreads(); }
+
+ private:
+  Shared& shared_;
+  mutable int turn_ = 0;
 };
 
 /// Every row has a cluster of blocks, which write to each other's shared memory: what their rows in
 /// registers need, in float.
-class ClusterGroup
-    : public Telling<ClusterGroup, kMostThreads / kWarp * kMostBlocks, float, kRowTerms> {
+class ClusterGroup : public ByTables<ClusterGroup> {
  public:
 #if defined(__CUDA_ARCH__) && !defined(TORCHSOFTMAX_CLUSTERS)
   static constexpr bool kAvailable = false;
 #else
   static constexpr bool kAvailable = true;
 #endif
+  struct alignas(8) Shared : Tables<kMostThreads / kWarp * kMostBlocks, float, kRowTerms> {
+    ByteBarrier told[kTurns];
+  };
 
 #if defined(TORCHSOFTMAX_CLUSTERS)
   __device__ explicit ClusterGroup(Shared& shared)
-      : Telling(shared), cluster_(cooperative_groups::this_cluster()) {
+      : cluster_(cooperative_groups::this_cluster()), shared_(shared) {
+    if (threadIdx.x == 0) {
+      for (const ByteBarrier& barrier : shared.told) {
+        barrier.begin();
+      }
+      ByteBarrier::begun();
+    }
     cluster_.sync();  // all have begun
   }
   // No block leaves while others may write to its memory: each waits for all in every turn, and
@@ -235,25 +211,33 @@ class ClusterGroup
   }
   __device__ int64_t first_row() const { return blockIdx.x / cluster_.num_blocks(); }
   __device__ int64_t rows_at_once() const { return gridDim.x / cluster_.num_blocks(); }
-  __device__ void wait() const { cluster_.sync(); }
+  __device__ int block() const { return static_cast<int>(cluster_.block_rank()); }
+  __device__ int blocks() const { return static_cast<int>(cluster_.num_blocks()); }
 
-  __device__ int warps() const { return blockDim.x / kWarp * cluster_.num_blocks(); }
-  __device__ int warp() const {
-    return cluster_.block_rank() * (blockDim.x / kWarp) + threadIdx.x / kWarp;
-  }
-  /// To every block, by a thread for each.
-  template <typename T>
-  __device__ __forceinline__ void tell(T& entry, const T& value) const {
-    const unsigned lane = threadIdx.x % kWarp;
-    if (lane < cluster_.num_blocks()) {
-      *cluster_.map_shared_rank(&entry, lane) = value;
+  template <size_t kCount>
+  __device__ __forceinline__ auto gather(const std::array<float, kCount>& terms) const {
+    static_assert(kCount <= kRowTerms);
+    turn_ = turn_ + 1 == Shared::kTurns ? 0 : turn_ + 1;
+    const ByteBarrier& told = shared_.told[turn_];
+    const int own_warps = blockDim.x / kWarp;
+    const Table<float, float, kRowTerms> table{shared_.entries[turn_], own_warps * blocks()};
+    const int lane = threadIdx.x % kWarp;
+    if (lane < blocks()) {  // a thread for each block that is told
+      told.tell(&table.at(0, block() * own_warps + threadIdx.x / kWarp), terms, lane);
     }
+    if (threadIdx.x == 0) {
+      told.expect(table.warps * kCount * sizeof(float));
+    }
+    told.wait(parities_ >> turn_ & 1);
+    parities_ ^= 1u << turn_;
+    return table;
   }
-  __device__ void arrive() const { cluster_.barrier_arrive(); }
-  __device__ void await() const { cluster_.barrier_wait(); }
 
  private:
   cooperative_groups::cluster_group cluster_;
+  Shared& shared_;
+  mutable int turn_ = 0;
+  mutable uint32_t parities_ = 0;  // of every turn's barrier
 #endif
 };
 
@@ -277,11 +261,6 @@ struct ColumnGroup {
   /// Of any row of the block, where its threads wait for each other: they have to go the same way.
   __device__ bool any(bool condition) const {
     return blockDim.y == 1 ? condition : __syncthreads_or(condition) != 0;
-  }
-  __device__ void wait() const {
-    if (blockDim.y > 1) {
-      __syncthreads();
-    }
   }
 
   template <size_t kTerms, typename T, typename Op>

@@ -21,7 +21,7 @@ struct Flag {
   friend __device__ Flag operator&(Flag a, Flag b) { return {a.set && b.set}; }
 };
 
-inline constexpr float kLog2E = 1.44269504088896341f;
+inline constexpr float kLog2E = 1.44269504088896341f, kLn2 = 0.693147180559945309f;
 
 /// By the unit for them.
 inline __device__ float power_of_2(float x) {
@@ -30,6 +30,16 @@ inline __device__ float power_of_2(float x) {
 #else
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#endif
+}
+
+inline __device__ float larger_or_nan(float a, float b) {
+#if defined(TORCHSOFTMAX_EMULATED_CUDA)
+  return std::isnan(a) ? a : std::fmax(a, b);
+#else
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
   return result;
 #endif
 }
@@ -78,6 +88,20 @@ struct Lane {
       return power_of_2(x.number * kLog2E);
     } else {
       return std::exp(x.number);
+    }
+  }
+  /// The same for a sum: 0 where it is below the smallest normal number. What the power of 2 leaves
+  /// of x is a factor near 1.
+  friend __device__ Lane exp_term(const Lane& x) {
+    if constexpr (kNarrow || !std::is_same_v<acc_t, float>) {
+      return exp_nonpositive(x);
+    } else {
+      constexpr float kLeast = -128, kLn2Rest = -1.90465429995776804525e-9f;
+      const float finite = larger_or_nan(x.number, kLeast);
+      const float power = finite * kLog2E;
+      const float rest = std::fma(power, -kLn2Rest, std::fma(power, -kLn2, finite));
+      const float e = power_of_2(power);
+      return std::fma(e, rest, e);
     }
   }
 };

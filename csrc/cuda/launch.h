@@ -72,7 +72,7 @@ template <typename... Arguments>
 void launch(void (*kernel)(Arguments...), const Launch& how,
             const typename NotDeduced<Arguments>::type&... arguments) {
 #if defined(__CUDACC__)
-  if (how.cluster == 1) {
+  if (how.cluster == 1 && how.shared == 0) {
     kernel<<<how.grid(), how.threads, 0, c10::cuda::getCurrentCUDAStream()>>>(arguments...);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     return;
@@ -82,7 +82,7 @@ void launch(void (*kernel)(Arguments...), const Launch& how,
   C10_CUDA_CHECK(cudaLaunchKernelEx(&with_clusters.config, kernel, arguments...));
 }
 
-/// How many clusters the device has room for.
+/// How many clusters, or single blocks, the device has room for.
 inline int64_t clusters_at_once(const void* kernel, const Launch& how) {
   using Key = std::tuple<const void*, int, int, unsigned, size_t>;
   static std::mutex mutex;

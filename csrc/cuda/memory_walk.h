@@ -51,9 +51,8 @@ class MemoryWalk : public Reductions<MemoryWalk<OfLane, Group, kVector, kVectors
   static constexpr bool kOnePart = false;
 
   /// `head`: how many elements come before the first whole vector.
-  __device__ MemoryWalk(const Group& group, int64_t classes, int64_t head, bool active,
-                        bool overwrites)
-      : Base(group, classes, active, overwrites),
+  __device__ MemoryWalk(const Group& group, int64_t classes, int64_t head, bool active)
+      : Base(group, classes, active),
         head_(kVectors == 0 ? this->classes_ : std::min(head, this->classes_)),
         end_(head_ + (this->classes_ - head_) / kVector * kVector) {}
 

@@ -14,12 +14,28 @@ struct InVector {
   int64_t c;
 };
 
-/// kVectors vectors of kVector elements in each thread, or fewer. With kEdges the row may begin and
-/// end anywhere: a thread may have one of the elements that are in no whole vector, too.
-template <typename OfLane, typename Group, int kVector, int kVectors, bool kEdges>
+/// A group, how many vectors of a row its threads hold at once, and whether rows begin and end
+/// anywhere. Of a block with kCountOfThreads threads, the first vectors of all are side by side,
+/// then the second ones, and each block of a cluster has a slice of the row: so the distance of two
+/// vectors is known to the compiler. Where that is 0, it is the group's number of threads.
+template <typename OfThreads, int kCount, bool kAnywhere = true, int kCountOfThreads = 0>
+struct Held {
+  using Group = OfThreads;
+  static constexpr int kVectors = kCount;
+  static constexpr bool kEdges = kAnywhere;
+  static constexpr int kThreads = kCountOfThreads;
+};
+
+/// OfHeld::kVectors vectors of kVector elements in each thread, or fewer. With kEdges the row may
+/// begin and end anywhere: a thread may have one of the elements that are in no whole vector, too.
+template <typename OfLane, typename OfHeld, int kVector>
 class RegisterWalk
-    : public Reductions<RegisterWalk<OfLane, Group, kVector, kVectors, kEdges>, OfLane, Group> {
+    : public Reductions<RegisterWalk<OfLane, OfHeld, kVector>, OfLane, typename OfHeld::Group> {
+  using Group = typename OfHeld::Group;
   using Base = Reductions<RegisterWalk, OfLane, Group>;
+  static constexpr int kVectors = OfHeld::kVectors;
+  static constexpr int kThreads = OfHeld::kThreads;
+  static constexpr bool kEdges = OfHeld::kEdges;
 
  public:
   using V = OfLane;
@@ -27,14 +43,38 @@ class RegisterWalk
   static constexpr bool kOnePart = true;
 
   /// `head`: how many elements come before the first whole vector.
-  __device__ RegisterWalk(const Group& group, int64_t classes, int64_t head, bool overwrites)
-      : Base(group, classes, /*active=*/true, overwrites),
+  __device__ RegisterWalk(const Group& group, int64_t classes, int64_t head)
+      : Base(group, classes, /*active=*/true),
         head_(kEdges ? static_cast<int>(std::min(head, classes)) : 0),
-        end_(static_cast<int>(kEdges ? head_ + (classes - head_) / kVector * kVector : classes)) {}
+        end_(static_cast<int>(kEdges ? head_ + (classes - head_) / kVector * kVector : classes)) {
+    if constexpr (kThreads > 0) {
+      const int blocks = group.blocks(), vectors = (end_ - head_) / kVector;
+      slice_ = ((vectors + blocks - 1) / blocks + kWarp - 1) / kWarp * kWarp;
+      first_ = head_ + (group.block() * slice_ + static_cast<int>(threadIdx.x)) * kVector;
+      end_of_slice_ = std::min(head_ + (group.block() + 1) * slice_ * kVector, end_);
+    }
+  }
 
   /// step(v, c) for every vector: its number, and the class of its first element.
   template <typename Step>
   __device__ __forceinline__ void for_each_vector(Step&& step) const {
+    if constexpr (kThreads > 0) {
+      constexpr int kDistance = kThreads * kVector;
+      if (first_ + (kVectors - 1) * kDistance < end_of_slice_) {  // without a condition for each
+#pragma unroll
+        for (int v = 0; v < kVectors; ++v) {
+          step(v, first_ + v * kDistance);
+        }
+        return;
+      }
+#pragma unroll
+      for (int v = 0; v < kVectors; ++v) {
+        if (first_ + v * kDistance < end_of_slice_) {
+          step(v, first_ + v * kDistance);
+        }
+      }
+      return;
+    }
     int first = head_ + static_cast<int>(this->group_.rank()) * kVector;
     // Places are computed anew in every pass: what a compiler keeps of them costs registers.
     asm volatile("" : "+r"(first));
@@ -68,12 +108,20 @@ class RegisterWalk
     return values[place.c];
   }
   /// Whether this thread works on the class.
-  __device__ bool owns(int64_t c) const {
-    const int64_t rank = this->group_.rank();
+  __device__ bool owns(int64_t class_index) const {
+    const int c = static_cast<int>(class_index);  // rows in registers are short enough
+    const auto rank = static_cast<unsigned>(this->group_.rank());
     if (kEdges && (c < head_ || c >= end_)) {
-      return (c < head_ ? c : c - end_ + head_) == rank;
+      return static_cast<unsigned>(c < head_ ? c : c - end_ + head_) == rank;
     }
-    return (c - head_) / kVector % this->group_.size() == rank;
+    if constexpr (kThreads > 0) {
+      static_assert((kThreads & (kThreads - 1)) == 0 && (kVector & (kVector - 1)) == 0);
+      const int after = c - first_;  // this thread's first element
+      return c < end_of_slice_ && after >= 0 && after / kVector % kThreads == 0;
+    }
+    return static_cast<unsigned>(c - head_) / kVector %
+               static_cast<unsigned>(this->group_.size()) ==
+           rank;
   }
 
  private:
@@ -96,17 +144,19 @@ class RegisterWalk
   };
 
   const int head_, end_;
+  int slice_ = 0;  // vectors of a block
+  int first_ = 0, end_of_slice_ = 0;
 };
 
 /// Room in shared memory for a thread's vectors of a row: they are on their way there while the row
 /// before is worked on.
-template <typename element>
+template <typename element, int kThreads>
 struct Fetched {
   using Moved = Vector<element, kVectorOf<element>>;
 
   Moved* vectors;  // the first of this thread
 
-  __device__ Moved& at(int v) const { return vectors[v * blockDim.x]; }
+  __device__ Moved& at(int v) const { return vectors[v * kThreads]; }
 
   template <typename Walk>
   __device__ __forceinline__ void fetch(const element* row, const Walk& walk) const {
@@ -124,8 +174,8 @@ struct RegisterView {
   static constexpr int64_t class_stride = 1;
 
   const element* data;
-  Vector<element, kVector> vectors[kVectors];
-  element single;
+  mutable Vector<element, kVector> vectors[kVectors];
+  mutable element single;
 
   /// From memory.
   template <typename Walk>
@@ -137,9 +187,9 @@ struct RegisterView {
     walk.for_single([&](const Single& place) { single = data[place.c]; });
   }
   /// From shared memory, where this thread has fetched its vectors.
-  template <typename Walk>
+  template <typename Walk, int kThreads>
   __device__ __forceinline__ RegisterView(const element* row, const Walk& walk,
-                                          const Fetched<element>& fetched)
+                                          const Fetched<element, kThreads>& fetched)
       : data(row) {
     forget();
     walk.for_each_vector([&](int v, int) { vectors[v] = fetched.at(v); });
@@ -154,6 +204,13 @@ struct RegisterView {
   template <typename Place>
   __device__ __forceinline__ V first(int64_t i, const Place& place) const {
     return load(i, place);
+  }
+  /// Puts something else into the place of an element.
+  __device__ __forceinline__ void replace(int64_t i, const V& value, const InVector&) const {
+    vectors[i / kVector].elements[i % kVector] = value.number;
+  }
+  __device__ __forceinline__ void replace(int64_t, const V& value, const Single&) const {
+    single = value.number;
   }
   template <typename Part>
   __device__ __forceinline__ acc_t largest_of(const Part& all) const {
@@ -177,6 +234,33 @@ struct RegisterView {
     }
   }
 };
+
+/// Room for the terms of a row in the place of its elements, which are as large.
+template <typename View>
+struct InTheirPlace {
+  const View& view;
+
+  template <typename V, typename Place>
+  __device__ __forceinline__ void store(int64_t i, const V& term, const Place& place) const {
+    view.replace(i, term, place);
+  }
+  template <typename Place>
+  __device__ __forceinline__ auto load(int64_t i, const Place& place) const {
+    return view.load(i, place);
+  }
+};
+
+/// What a policy with these operands may keep its terms in.
+template <typename RowPolicy, typename View, typename... More>
+__device__ __forceinline__ auto room_of(const View& view, const More&...) {
+  using element = typename View::element;
+  constexpr bool kAsLarge = std::is_same_v<element, typename View::acc_t>;
+  if constexpr (RowPolicy::kStaged && RowPolicy::kKeeps && kAsLarge && sizeof...(More) == 0) {
+    return InTheirPlace<View>{view};
+  } else {
+    return NoRoom{};
+  }
+}
 
 /// An output that is written in vectors.
 template <typename scalar_t, typename V>

@@ -25,12 +25,15 @@ struct Rows {
         dims(static_cast<int>(tensor.dims.size())) {
     TORCH_CHECK(dims <= kMostDims, "torchsoftmax: expected tensors whose rows lie in ", kMostDims,
                 " or fewer strided dimensions on CUDA, got ", dims);
+    strides[0] = 0;
     for (int d = 0; d < dims; ++d) {
       sizes[d] = tensor.dims[d].size;
       strides[d] = tensor.dims[d].stride;
     }
   }
 
+  /// Where they lie in one dimension.
+  __device__ scalar_t* line(int64_t index) const { return data + index * strides[0]; }
   __device__ scalar_t* row(int64_t index) const {
     if (data == nullptr) {
       return nullptr;
@@ -42,20 +45,6 @@ struct Rows {
     }
     return dims == 0 ? data : data + offset + index * strides[dims - 1];
   }
-};
-
-template <typename Out, typename... In>
-__device__ bool shares_memory(const Rows<Out>& out, const Rows<const In>&... in) {
-  return ((static_cast<const void*>(out.data) == in.data) || ...);
-}
-
-/// A group, how many vectors of a row its threads hold at once, and whether rows begin and end
-/// anywhere.
-template <typename OfThreads, int kCount, bool kAnywhere = true>
-struct Held {
-  using Group = OfThreads;
-  static constexpr int kVectors = kCount;
-  static constexpr bool kEdges = kAnywhere;
 };
 
 /// The elements before the first vector of the output's row, or of the first operand's where there
@@ -80,16 +69,22 @@ __global__ void __launch_bounds__(kRowThreads)
   }
   row = active ? row : 0;  // threads of a block wait for each other
   const int64_t head = kVectors == 0 ? 0 : head_of<kVector>(out, row, in...);
-  const MemoryWalk<V, Group, kVector, kVectors> walk(group, out.classes, head, active,
-                                                     shares_memory(out, in...));
+  const MemoryWalk<V, Group, kVector, kVectors> walk(group, out.classes, head, active);
   policy(walk, RowRange{row, active ? 1 : 0}, NoRoom{},
          MemoryView<Out, V, kVector, kVectors>(out.row(row), out.class_stride, head),
          MemoryView<const In, V, kVector, kVectors>(in.row(row), in.class_stride, head)...);
 }
 
+/// Threads of a block, and how many blocks of a multiprocessor share its registers: 1024 threads in
+/// all where rows have one operand, otherwise 512.
+template <typename OfHeld>
+inline constexpr int kBlockThreads = OfHeld::kThreads > 0 ? OfHeld::kThreads : kRowThreads;
+template <typename OfHeld, typename... In>
+inline constexpr int kLeastBlocks = sizeof...(In) == 1 ? kMostThreads / kBlockThreads<OfHeld> : 1;
+
 /// One row for each group of threads.
 template <typename V, typename OfHeld, typename RowPolicy, typename Out, typename... In>
-__global__ void __launch_bounds__(kRowThreads, sizeof...(In) == 1 ? 2 : 1)
+__global__ void __launch_bounds__(kBlockThreads<OfHeld>, kLeastBlocks<OfHeld, In...>)
     rows_in_registers(RowPolicy policy, Rows<Out> out, Rows<const In>... in) {
   using Group = typename OfHeld::Group;
   if constexpr (Group::kAvailable) {
@@ -100,33 +95,31 @@ __global__ void __launch_bounds__(kRowThreads, sizeof...(In) == 1 ? 2 : 1)
       return;
     }
     const int64_t head = OfHeld::kEdges ? head_of<kVector>(out, row, in...) : 0;
-    const RegisterWalk<V, Group, kVector, kVectors, OfHeld::kEdges> walk(group, out.classes, head,
-                                                                         shares_memory(out, in...));
-    policy(walk, RowRange{row, 1}, NoRoom{}, VectorOutput<Out, V>{out.row(row)},
-           RegisterView<In, V, kVectors>(in.row(row), walk)...);
+    const RegisterWalk<V, OfHeld, kVector> walk(group, out.classes, head);
+    const auto run = [&](const auto&... view) {
+      policy(walk, RowRange{row, 1}, room_of<RowPolicy>(view...),
+             VectorOutput<Out, V>{out.row(row)}, view...);
+    };
+    run(RegisterView<In, V, kVectors>(in.row(row), walk)...);
   }
 }
 
-/// Threads of a block of one row after the other. Of one operand they need no more than 64
-/// registers each.
-template <typename... In>
-inline constexpr int kThreadsAhead = sizeof...(In) == 1 ? kMostThreads : kRowThreads;
-
 /// One row after the other for each group of threads, the next of which is fetched meanwhile. Rows
-/// are whole vectors.
+/// are whole vectors and lie in one dimension.
 template <typename V, typename OfHeld, typename RowPolicy, typename Out, typename... In>
-__global__ void __launch_bounds__(kThreadsAhead<In...>)
+__global__ void __launch_bounds__(kBlockThreads<OfHeld>, kLeastBlocks<OfHeld, In...>)
     rows_fetched_ahead(RowPolicy policy, Rows<Out> out, Rows<const In>... in) {
   using Group = typename OfHeld::Group;
   if constexpr (Group::kAvailable) {
-    constexpr int kVectors = OfHeld::kVectors, kVector = kVectorOf<Out>;
+    constexpr int kVectors = OfHeld::kVectors, kThreads = OfHeld::kThreads;
     uint4* const room = block_room();  // of each operand, kVectors of every thread
     const Group group(block_memory<typename Group::Shared>());
-    const RegisterWalk<V, Group, kVector, kVectors, /*kEdges=*/false> walk(
-        group, out.classes, /*head=*/0, shares_memory(out, in...));
-    const auto run = [&](const Fetched<In>&... fetched) {
+    const RegisterWalk<V, OfHeld, kVectorOf<Out>> walk(group, out.classes, /*head=*/0);
+    const auto run = [&](const Fetched<In, kThreads>&... fetched) {
       int64_t row = group.first_row();
-      (fetched.fetch(in.row(row), walk), ...);
+      if (row < out.rows) {
+        (fetched.fetch(in.line(row), walk), ...);
+      }
       __pipeline_commit();
       for (; row < out.rows; row += group.rows_at_once()) {
         __pipeline_wait_prior(0);
@@ -134,18 +127,18 @@ __global__ void __launch_bounds__(kThreadsAhead<In...>)
           const int64_t next = row + group.rows_at_once();
           if (next < out.rows) {
             __syncwarp();  // what is fetched has been read
-            (fetched.fetch(in.row(next), walk), ...);
+            (fetched.fetch(in.line(next), walk), ...);
             __pipeline_commit();
           }
-          policy(walk, RowRange{row, 1}, NoRoom{}, VectorOutput<Out, V>{out.row(row)}, view...);
+          policy(walk, RowRange{row, 1}, room_of<RowPolicy>(view...),
+                 VectorOutput<Out, V>{out.line(row)}, view...);
         };
-        views(RegisterView<In, V, kVectors>(in.row(row), walk, fetched)...);
+        views(RegisterView<In, V, kVectors>(in.line(row), walk, fetched)...);
       }
     };
     int64_t operand = 0;
-    const int64_t distance = int64_t{kVectors} * blockDim.x;
-    run(Fetched<In>{reinterpret_cast<typename Fetched<In>::Moved*>(room + operand++ * distance +
-                                                                   threadIdx.x)}...);
+    run(Fetched<In, kThreads>{reinterpret_cast<typename Fetched<In, kThreads>::Moved*>(
+        room + operand++ * (kVectors * kThreads) + threadIdx.x)}...);
   }
 }
 

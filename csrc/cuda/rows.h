@@ -36,94 +36,121 @@ bool in_vectors(const RowTensor<scalar_t>& tensor) {
   return whole;
 }
 
+// Vectors of a thread that has a row in registers, with others; and of one that reduces nothing.
+inline constexpr int kMostVectors = 8, kVectorsOfPiece = 8;
+inline constexpr int kPieceThreads = 128;
+
+/// Blocks of no more than `most` threads for so many, a power of 2.
+inline int blocks_for(int64_t threads, int most) {
+  int count = 1;
+  while (count * most < threads) {
+    count *= 2;
+  }
+  return count;
+}
+
+template <typename RowPolicy, typename Out, typename... In>
+using RowKernel = void (*)(RowPolicy, Rows<Out>, Rows<const In>...);
+
+/// What runs rows whose next one is fetched meanwhile; no kernel where nothing does. A cluster has
+/// several rows, so that there is a next one, and more where more is waited for in each; but there
+/// are many times as many clusters as run at once, which begin and end apart.
+template <typename V, typename RowPolicy, typename Out, typename... In>
+RowKernel<RowPolicy, Out, In...> fetched_ahead(Launch& how, const RowTensor<Out>& out,
+                                               int64_t threads) {
+  constexpr int kOperands = sizeof...(In);
+  RowKernel<RowPolicy, Out, In...> kernel =
+      &rows_fetched_ahead<V, Held<ClusterGroup, kMostVectors, false, kRowThreads>, RowPolicy, Out,
+                          In...>;
+  how.threads.x = kRowThreads;
+  how.cluster = blocks_for(threads, kRowThreads);
+  if constexpr (kOperands == 1) {
+    if (how.cluster >= kMostBlocks) {  // 8 large blocks waste less of the device than 16
+      kernel = &rows_fetched_ahead<V, Held<ClusterGroup, kMostVectors, false, kMostThreads>,
+                                   RowPolicy, Out, In...>;
+      how.threads.x = kMostThreads;
+      how.cluster = blocks_for(threads, kMostThreads);
+    }
+  }
+  if (how.cluster > kMostBlocks) {
+    return nullptr;
+  }
+  how.shared = size_t{kOperands} * kMostVectors * how.threads.x * kVectorBytes;
+  const int64_t at_once = clusters_at_once(reinterpret_cast<const void*>(kernel), how);
+  if (at_once == 0) {
+    return nullptr;
+  }
+  const bool few = kOperands == 1 && !RowPolicy::kReadsElements;
+  const int64_t most = how.cluster * how.threads.x / kRowThreads / (few ? 2 : 1);
+  const int64_t rows = std::clamp<int64_t>(out.rows / (4 * at_once), 1, most);
+  how.blocks = divided(out.rows, rows) * how.cluster;
+  return kernel;
+}
+
 /// Whether rows in registers were a way to do it, and are on their way.
 template <typename V, typename RowPolicy, typename Out, typename First, typename... In>
 bool launch_in_registers(const RowPolicy& policy, const RowTensor<Out>& out,
                          const RowTensor<const First>& first, const RowTensor<const In>&... in) {
-  using Kernel = void (*)(RowPolicy, Rows<Out>, Rows<const First>, Rows<const In>...);
   const bool same = (out.data == nullptr || same_vectors(out, first)) &&
                     (same_vectors(in, first) && ...) && first.class_stride == 1;
   if (!same || out.classes == 0) {
     return false;
   }
+  constexpr auto kernel_of = [](auto held) {
+    return &rows_in_registers<V, decltype(held), RowPolicy, Out, First, In...>;
+  };
   const bool whole = in_vectors(first);
-  constexpr int kMost = 8, kOfPiece = 4;  // vectors of a thread
-  constexpr int kPieceThreads = 128;
   const int64_t vectors = divided(out.classes, kVectorOf<Out>);
-  const int64_t threads = divided(divided(vectors, kMost), kWarp) * kWarp;
-  Kernel kernel = nullptr;
+  const int64_t threads = divided(divided(vectors, kMostVectors), kWarp) * kWarp;
+  RowKernel<RowPolicy, Out, First, In...> kernel = nullptr;
   Launch how;
   how.blocks = out.rows;
   if (threads == kWarp) {
     how.blocks = divided(out.rows, how.threads.x / kWarp);
     if (!whole) {
-      kernel = rows_in_registers<V, Held<WarpGroup, 8>, RowPolicy, Out, First, In...>;
+      kernel = kernel_of(Held<WarpGroup, 8>{});
     } else if (vectors > 4 * kWarp) {
-      kernel = rows_in_registers<V, Held<WarpGroup, 8, false>, RowPolicy, Out, First, In...>;
+      kernel = kernel_of(Held<WarpGroup, 8, false>{});
     } else if (vectors > 2 * kWarp) {
-      kernel = rows_in_registers<V, Held<WarpGroup, 4, false>, RowPolicy, Out, First, In...>;
+      kernel = kernel_of(Held<WarpGroup, 4, false>{});
     } else if (vectors > kWarp) {
-      kernel = rows_in_registers<V, Held<WarpGroup, 2, false>, RowPolicy, Out, First, In...>;
+      kernel = kernel_of(Held<WarpGroup, 2, false>{});
     } else {
-      kernel = rows_in_registers<V, Held<WarpGroup, 1, false>, RowPolicy, Out, First, In...>;
+      kernel = kernel_of(Held<WarpGroup, 1, false>{});
     }
   } else if constexpr (!RowPolicy::kReduces) {
     how.threads.x = kPieceThreads;
-    how.pieces = static_cast<int>(divided(vectors, kOfPiece * kPieceThreads));
-    kernel =
-        whole
-            ? rows_in_registers<V, Held<PieceGroup, kOfPiece, false>, RowPolicy, Out, First, In...>
-            : rows_in_registers<V, Held<PieceGroup, kOfPiece>, RowPolicy, Out, First, In...>;
+    how.pieces = static_cast<int>(divided(vectors, kVectorsOfPiece * kPieceThreads));
+    kernel = whole ? kernel_of(Held<PieceGroup, kVectorsOfPiece, false>{})
+                   : kernel_of(Held<PieceGroup, kVectorsOfPiece>{});
   } else if (threads <= kRowThreads) {
     how.threads.x = static_cast<unsigned>(threads);
-    kernel =
-        whole ? rows_in_registers<V, Held<BlockGroup, kMost, false>, RowPolicy, Out, First, In...>
-              : rows_in_registers<V, Held<BlockGroup, kMost>, RowPolicy, Out, First, In...>;
-  } else if (out.data == nullptr || !has_clusters()) {
-    return false;  // without an output, nothing is read twice
+    kernel = whole ? kernel_of(Held<BlockGroup, kMostVectors, false>{})
+                   : kernel_of(Held<BlockGroup, kMostVectors>{});
+  } else if (out.data == nullptr) {
+    return false;  // nothing is read twice
+  } else if (sizeof...(In) == 0 && threads <= kMostThreads) {
+    if constexpr (sizeof...(In) == 0) {
+      how.threads.x = kMostThreads;
+      kernel = whole ? kernel_of(Held<BlockGroup, kMostVectors, false, kMostThreads>{})
+                     : kernel_of(Held<BlockGroup, kMostVectors, true, kMostThreads>{});
+    }
+  } else if (!has_clusters()) {
+    return false;
   } else {
-    constexpr bool kAhead = !RowPolicy::kReadsElements;
-    const bool ahead = kAhead && whole;
-    int most = kRowThreads;
-    const auto blocks = [&] {
-      int count = 2;
-      while (count * most < threads) {
-        count *= 2;
-      }
-      return count;
-    };
-    if (ahead && blocks() == kMostBlocks) {  // larger blocks waste less of the device than these
-      most = kThreadsAhead<First, In...>;
+    if (whole && out.dims.size() <= 1 && first.dims.size() <= 1) {
+      kernel = fetched_ahead<V, RowPolicy, Out, First, In...>(how, out, threads);
     }
-    how.cluster = blocks();
-    if (how.cluster > kMostBlocks) {
-      return false;
-    }
-    how.threads.x = static_cast<unsigned>(divided(threads, how.cluster * kWarp) * kWarp);
-    if (ahead) {
-      if constexpr (kAhead) {
-        kernel =
-            rows_fetched_ahead<V, Held<ClusterGroup, kMost, false>, RowPolicy, Out, First, In...>;
-      }
-      how.shared = (1 + sizeof...(In)) * kMost * how.threads.x * kVectorBytes;
-      const int64_t at_once = clusters_at_once(reinterpret_cast<const void*>(kernel), how);
-      if (at_once == 0) {
+    if (kernel == nullptr) {
+      how.threads.x = kRowThreads;
+      how.cluster = blocks_for(threads, kRowThreads);
+      if (how.cluster > kMostBlocks) {
         return false;
       }
-      // Several rows each, so that a next one can be fetched. Where few clusters run at once, these
-      // take all rows; otherwise there are many times as many, which begin and end apart.
-      constexpr int64_t kFewClusters = 16, kMostRows = 16, kBlocks = 4096;
-      const int64_t rows =
-          at_once <= kFewClusters
-              ? divided(out.rows, at_once)
-              : std::clamp<int64_t>(out.rows * how.cluster / kBlocks, 1, kMostRows);
-      how.blocks = divided(out.rows, rows) * how.cluster;
-    } else {
-      kernel =
-          whole
-              ? rows_in_registers<V, Held<ClusterGroup, kMost, false>, RowPolicy, Out, First, In...>
-              : rows_in_registers<V, Held<ClusterGroup, kMost>, RowPolicy, Out, First, In...>;
+      how.shared = 0;
       how.blocks = out.rows * how.cluster;
+      kernel = whole ? kernel_of(Held<ClusterGroup, kMostVectors, false, kRowThreads>{})
+                     : kernel_of(Held<ClusterGroup, kMostVectors, true, kRowThreads>{});
     }
   }
   launch(kernel, how, policy, Rows<Out>(out), Rows<const First>(first), Rows<const In>(in)...);

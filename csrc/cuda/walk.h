@@ -24,9 +24,8 @@ class WalkBase {
   template <typename Out>
   static constexpr bool kExact = std::is_same_v<typename Out::element, acc_t>;
 
-  /// `overwrites`: whether the output shares memory with an input.
-  __device__ WalkBase(const Group& group, int64_t classes, bool active, bool overwrites)
-      : group_(group), classes_(active ? classes : 0), active_(active), overwrites_(overwrites) {}
+  __device__ WalkBase(const Group& group, int64_t classes, bool active)
+      : group_(group), classes_(active ? classes : 0), active_(active) {}
 
   __device__ V log(const V& statistic) const { return statistic.log(); }
   __device__ acc_t lane(const V& statistic, int64_t) const { return statistic.number; }
@@ -35,8 +34,12 @@ class WalkBase {
   }
   __device__ void store_rows(acc_t* values, RowRange rows, const V& statistic) const {
     if (leads()) {
-      values[rows.first] = statistic.number;
+      put_rows(values, rows, statistic);
     }
+  }
+  /// By the thread that calls.
+  __device__ void put_rows(acc_t* values, RowRange rows, const V& statistic) const {
+    values[rows.first] = statistic.number;
   }
   __device__ V load_rows(const acc_t* values, RowRange rows) const { return values[rows.first]; }
   template <typename Value>
@@ -48,12 +51,14 @@ class WalkBase {
   __device__ bool any_nan(const V& statistic, RowRange) const {
     return any(std::isnan(statistic.number));
   }
-  __device__ bool leads() const { return active_ && group_.rank() == 0; }
-  __device__ void all_have_read() const {
-    if (overwrites_) {
-      group_.wait();
+  /// run() in one thread of the row: that which works on class `of`, where there is one.
+  template <typename Run>
+  __device__ __forceinline__ void by_one(int64_t of, Run&& run) const {
+    if (of < 0 ? leads() : self().owns(of)) {
+      run();
     }
   }
+  __device__ bool leads() const { return active_ && group_.rank() == 0; }
   template <typename Do>
   __device__ __forceinline__ void share(int64_t begin, int64_t end, Do&& run) const {
     for (int64_t k = begin + group_.rank(); active_ && k < end; k += group_.size()) {
@@ -65,6 +70,11 @@ class WalkBase {
   template <typename View>
   __device__ auto& at(const View& view, int64_t c, int64_t) const {
     return view.data[c * view.class_stride];
+  }
+  /// The same for the thread that writes it; 0 for the others.
+  template <typename View>
+  __device__ acc_t own(const View& view, int64_t c, int64_t row) const {
+    return self().owns(c) ? static_cast<acc_t>(at(view, c, row)) : acc_t(0);
   }
   /// By the thread that wrote it.
   template <typename View>
@@ -112,7 +122,6 @@ class WalkBase {
   const Group& group_;
   const int64_t classes_;
   const bool active_;
-  const bool overwrites_;
 };
 
 /// The reductions of a walk whose for_each_part(run) calls run(part) for some of a thread's
@@ -187,18 +196,17 @@ class Reductions : public WalkBase<Walk, V, Group> {
       const V max = maximum(largest);
       const auto row = row_of(max);
       const V total = sum([&](int64_t i, auto place) { return term(row, i, place); });
-      return MaximumAndSum<V, std::decay_t<decltype(row)>>{max, row, total};
+      return MaximumAndSum<V, std::decay_t<decltype(row)>>{max, row, total, max};
     } else {
-      const std::array<acc_t, 2> found = of_warp(largest, row_of, term);
-      if constexpr (Group::kOneWarp) {
-        const V max(found[0]);
-        const auto row = row_of(max);
-        return MaximumAndSum<V, std::decay_t<decltype(row)>>{max, row, V(found[1]) + (max - max)};
-      } else {
-        this->group_.publish(found);
-        this->group_.await();
-        return of_all(row_of);
+      std::array<acc_t, 2> found = of_warp(largest, row_of, term);
+      const V own(found[0]);
+      if constexpr (!Group::kOneWarp) {
+        found = of_all(row_of, this->group_.gather(found));
       }
+      const V max(found[0]);
+      const auto row = row_of(max);
+      return MaximumAndSum<V, std::decay_t<decltype(row)>>{max, row, V(found[1]) + (max - max),
+                                                           own};
     }
   }
 
@@ -235,7 +243,7 @@ class Reductions : public WalkBase<Walk, V, Group> {
   /// A sum of terms less the maximum `of`, as terms of `row`; it stays nan where it is.
   template <typename Row>
   static __device__ __forceinline__ acc_t as_of(const Row& row, acc_t sum, acc_t of) {
-    return sum * (of == kLowest ? acc_t(0) : row.exponential(row.value(V(of))).number);
+    return sum * (of == kLowest ? acc_t(0) : row.rescaling(V(of)).number);
   }
 
   /// The maximum of a warp, and its sum of terms less that.
@@ -270,23 +278,17 @@ class Reductions : public WalkBase<Walk, V, Group> {
     reduce_warp(sum, plus);
     return {max[0], sum[0]};
   }
-  /// The same of the row, from what its warps have published.
-  template <typename RowOf>
-  __device__ __forceinline__ auto of_all(const RowOf& row_of) const {
-    const auto table = this->group_.template published<acc_t>();
-    const int lane = threadIdx.x % kWarp;
+  /// The same of all warps, from a table of theirs.
+  template <typename RowOf, typename Table>
+  static __device__ __forceinline__ std::array<acc_t, 2> of_all(const RowOf& row_of,
+                                                                const Table& table) {
     std::array<acc_t, 1> max{kLowest}, sum{0};
-    for (int warp = lane; warp < table.warps; warp += kWarp) {
-      max[0] = std::fmax(max[0], table.at(0, warp));
-    }
+    table.for_each([&](int warp) { max[0] = std::fmax(max[0], table.at(0, warp)); });
     reduce_warp(max, larger);
-    const auto row = row_of(V(max[0]));
-    for (int warp = lane; warp < table.warps; warp += kWarp) {
-      sum[0] += as_of(row, table.at(1, warp), table.at(0, warp));
-    }
+    const auto row = finite_row(row_of, max[0]);
+    table.for_each([&](int warp) { sum[0] += as_of(row, table.at(1, warp), table.at(0, warp)); });
     reduce_warp(sum, plus);
-    const acc_t nan_or_0 = max[0] - max[0];
-    return MaximumAndSum<V, std::decay_t<decltype(row)>>{V(max[0]), row, V(sum[0] + nan_or_0)};
+    return {max[0], sum[0]};
   }
 };
 

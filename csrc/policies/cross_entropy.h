@@ -107,7 +107,7 @@ TORCHSOFTMAX_FN auto state_of(const Walk& walk, const Logits& logits, const Loss
 }
 
 /// Writes the statistics and the losses of the rows, with the z-loss; 0 in the lanes in which
-/// `valid` is 0.
+/// `valid` is 0. By one thread.
 template <typename Walk, typename Losses, typename State>
 TORCHSOFTMAX_FN void write_losses(const Walk& walk, const Losses& loss_rows, RowRange rows,
                                   const typename Walk::V& max, const State& state,
@@ -117,9 +117,9 @@ TORCHSOFTMAX_FN void write_losses(const Walk& walk, const Losses& loss_rows, Row
     loss = loss + V(loss_rows.z_loss) * state.lse() * state.lse();
   }
   loss = V::blendv(V(0), loss * loss_rows.weights(walk, rows), valid != V(0));
-  walk.store_rows(loss_rows.loss, rows, loss);
-  walk.store_rows(loss_rows.max, rows, max);
-  walk.store_rows(loss_rows.log_sum, rows, state.log_sum);
+  walk.put_rows(loss_rows.loss, rows, loss);
+  walk.put_rows(loss_rows.max, rows, max);
+  walk.put_rows(loss_rows.log_sum, rows, state.log_sum);
 }
 
 /// What the probabilities are multiplied by in the gradient: `mass` of q, and that of the z-loss.
@@ -164,8 +164,10 @@ struct IndexRow : Policy {
     const bool forward = loss_rows.forward();
     const bool keeps = kKeeps && kHasRoom<Keep> && forward && loss_rows.with_gradient();
 
-    const V x_target = of_rows([&](int64_t c, int64_t lane) { return walk.at(input, c, lane); });
-    walk.all_have_read();
+    // Only the thread that works on the target has its logit, and what follows from it.
+    const V x_target = of_rows([&](int64_t c, int64_t lane) { return walk.own(input, c, lane); });
+    // Read here, so that nobody waits for it later.
+    const V upstream = loss_rows.with_gradient() ? loss_rows.gradients(walk, rows) : V(0);
     const auto logits_of = [&](const V& max) { return logits.of_row(max); };
     RowState<decltype(logits_of(V(0))), V> state;
     if (!forward) {
@@ -173,13 +175,15 @@ struct IndexRow : Policy {
     } else if constexpr (kReduces) {
       const Elements<In> largest{input};
       const auto exponential = [&](const auto& row, int64_t i, const V& value, auto lanes) {
-        const V e = row.exponential(value);
         if constexpr (kHasRoom<Keep>) {
+          const V e = row.exponential(value);
           if (keeps) {
             keep.store(i, e, lanes);
           }
+          return e;
+        } else {
+          return row.term(value);
         }
-        return e;
       };
       V max, dot(0);
       if constexpr (kSmooth) {
@@ -210,17 +214,19 @@ struct IndexRow : Policy {
         });
       }
       state.log_sum = walk.log(state.sum);
-      const V z_target = state.logits.shifted(state.logits.value(x_target));
-      V loss = picked * (state.log_sum - z_target);
-      if constexpr (kSmooth) {
-        loss = loss + V(smoothing.each_class) * (V(*smoothing.weight_sum) * state.log_sum - dot);
-      }
-      write_losses(walk, loss_rows, rows, max, state, loss, valid);
+      walk.by_one(targets.index[0], [&] {
+        const V z_target = state.logits.shifted(state.logits.value(x_target));
+        V loss = picked * (state.log_sum - z_target);
+        if constexpr (kSmooth) {
+          loss = loss + V(smoothing.each_class) * (V(*smoothing.weight_sum) * state.log_sum - dot);
+        }
+        write_losses(walk, loss_rows, rows, max, state, loss, valid);
+      });
     }
     if (!loss_rows.with_gradient()) {
       return;
     }
-    const V grad = V(logits.per_temperature()) * valid * loss_rows.gradients(walk, rows);
+    const V grad = V(logits.per_temperature()) * valid * upstream;
     const V share(smoothing.each_class);
     V mass = picked;
     V q_target = picked;
@@ -230,21 +236,23 @@ struct IndexRow : Policy {
           q_target + share * of_rows([&](int64_t c, int64_t) { return smoothing.weight[c]; });
     }
     mass = with_z_loss(mass, loss_rows, state);
-    // The target's entry, with q_target subtracted before rounding.
-    const V value_target = state.logits.value(x_target);
-    V grad_target =
-        grad *
-        (mass * exp_nonpositive(state.logits.shifted(value_target) - state.log_sum) - q_target);
-    grad_target = state.logits.times_slope(grad_target, value_target);
     write_gradient(walk, keep, out, input, state, keeps, grad * mass, grad * share,
                    targets.all ? nullptr : &valid);
-    std::array<acc_t, Walk::kRows> entries;
-    walk.store_lanes(entries.data(), grad_target);
-    for (int64_t lane = 0; lane < rows.count; ++lane) {
-      if (targets.index[lane] >= 0) {
-        walk.put(out, targets.index[lane], lane, entries[lane]);
+    walk.by_one(targets.index[0], [&] {
+      // The target's entry, with q_target subtracted before rounding.
+      const V value_target = state.logits.value(x_target);
+      V grad_target =
+          grad *
+          (mass * exp_nonpositive(state.logits.shifted(value_target) - state.log_sum) - q_target);
+      grad_target = state.logits.times_slope(grad_target, value_target);
+      std::array<acc_t, Walk::kRows> entries;
+      walk.store_lanes(entries.data(), grad_target);
+      for (int64_t lane = 0; lane < rows.count; ++lane) {
+        if (targets.index[lane] >= 0) {
+          walk.put(out, targets.index[lane], lane, entries[lane]);
+        }
       }
-    }
+    });
   }
 
  private:
@@ -347,7 +355,9 @@ struct ProbabilityRow : Policy {
       state.sum = sums[0];
       state.log_sum = walk.log(state.sum);
       mass = sums[2];
-      write_losses(walk, loss_rows, rows, max, state, mass * state.log_sum - sums[1], V(1));
+      walk.by_one(-1, [&] {
+        write_losses(walk, loss_rows, rows, max, state, mass * state.log_sum - sums[1], V(1));
+      });
     } else {
       mass = walk.sum(q_of);
     }

@@ -4,9 +4,9 @@
 // of a thread on CUDA) and its own walk over a row: cpu/walk.h and cuda/walk.h.
 //
 // Contract of a policy: it is called with a walk, the rows, a place for intermediate values and
-// views of its operands. It reads an element for the last time before it writes that element, but
-// for single elements read by `at`, which come before `walk.all_have_read()`; and it writes every
-// element of its output. So outputs may share memory with inputs.
+// views of its operands. It reads an element for the last time before it writes that element,
+// single ones by `own`, in the thread that writes them; and it writes every element of its output.
+// So outputs may share memory with inputs.
 
 #include <cstdint>
 #include <limits>
@@ -80,6 +80,7 @@ struct MaximumAndSum {
   V max;
   Row row;
   V sum;
+  V own;  // the maximum that terms were taken less, by this part of the walk
 };
 
 /// What a policy tells of itself, with the values that are always right.
@@ -94,8 +95,7 @@ struct Policy {
   static constexpr bool kOften = false;
   /// It reduces something over the row.
   static constexpr bool kReduces = true;
-  /// It reads single elements, and so waits for them: on a GPU, more rows at once hide that better
-  /// than a row that is fetched ahead.
+  /// It reads single elements, and waits for where they are.
   static constexpr bool kReadsElements = false;
   /// It is in stages: see staged.h.
   static constexpr bool kStaged = false;

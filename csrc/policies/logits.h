@@ -5,12 +5,56 @@
 // work with. A transform is asked for the row's own (`of_row`) once the maximum is known:
 // `value(x)` is what is left of a softcap, `shifted(value)` the difference, and
 // `exponential(value)` its exponential.
+// `term(value)` is the same for a sum: it may be 0 where it is below the smallest normal number.
+// `rescaling(max)` is what terms of another row, with that maximum, are multiplied with to be terms
+// of this one.
+// `of_ratio` is `of_row` where only the ratio of exponentials matters: all may have a factor that
+// is the row's own.
 
 #include <cmath>
 
 #include "device.h"
 
 namespace torchsoftmax::TORCHSOFTMAX_DEVICE {
+
+template <typename V>
+struct PlainRow {
+  V max;
+
+  PlainRow() = default;
+  TORCHSOFTMAX_FN explicit PlainRow(const V& max) : max(max) {}
+
+  TORCHSOFTMAX_FN V value(const V& x) const { return x; }
+  TORCHSOFTMAX_FN V shifted(const V& value) const { return value - max; }
+  TORCHSOFTMAX_FN V exponential(const V& value) const { return exp_nonpositive(shifted(value)); }
+  TORCHSOFTMAX_FN V term(const V& value) const { return exp_term(shifted(value)); }
+  TORCHSOFTMAX_FN V rescaling(const V& max_value) const { return exponential(max_value); }
+  TORCHSOFTMAX_FN V times_slope(const V& gradient, const V&) const { return gradient; }
+};
+
+#if defined(TORCHSOFTMAX_ON_CUDA)
+/// Of 16-bit data, up to a factor: exp(x - max) as 2^(x log2(e) - base), an operation less. base is
+/// max log2(e) but for a rounding, which all terms of the row have in common.
+struct NarrowRatioRow {
+  using V = Lane<float, true>;
+  // From here on the rounding would be no small factor; but two different numbers of 16 bits, one
+  // of which is as large, are so far apart that any base of the exponential tells them apart.
+  static constexpr float kHuge = 1e8f;
+
+  float scale, base;
+
+  TORCHSOFTMAX_FN explicit NarrowRatioRow(const V& max)
+      : scale(std::fabs(max.number) < kHuge ? kLog2E : 1.0f), base(max.number * scale) {}
+
+  TORCHSOFTMAX_FN V value(const V& x) const { return x; }
+  TORCHSOFTMAX_FN V exponential(const V& value) const {
+    return power_of_2(std::fma(value.number, scale, -base));
+  }
+  TORCHSOFTMAX_FN V rescaling(const V& max_value) const {
+    return power_of_2(NarrowRatioRow(max_value).base - base);
+  }
+};
+#endif
 
 /// z = x.
 template <typename acc_t>
@@ -19,18 +63,20 @@ struct PlainLogits {
   static constexpr bool kCapped = false;
 
   template <typename V>
-  struct Row {
-    V max;
-
-    TORCHSOFTMAX_FN V value(const V& x) const { return x; }
-    TORCHSOFTMAX_FN V shifted(const V& value) const { return value - max; }
-    TORCHSOFTMAX_FN V exponential(const V& value) const { return exp_nonpositive(shifted(value)); }
-    TORCHSOFTMAX_FN V times_slope(const V& gradient, const V&) const { return gradient; }
-  };
-
+  TORCHSOFTMAX_FN PlainRow<V> of_row(const V& max_input) const {
+    return PlainRow<V>(max_input);
+  }
   template <typename V>
-  TORCHSOFTMAX_FN Row<V> of_row(const V& max_input) const {
-    return {max_input};
+  TORCHSOFTMAX_FN auto of_ratio(const V& max_input) const {
+#if defined(TORCHSOFTMAX_ON_CUDA)
+    if constexpr (V::kNarrow) {
+      return NarrowRatioRow(max_input);
+    } else {
+      return of_row(max_input);
+    }
+#else
+    return of_row(max_input);
+#endif
   }
   TORCHSOFTMAX_FN acc_t per_temperature() const { return 1; }
 };
@@ -68,6 +114,8 @@ struct ScaledLogits {
       return scaled(fmsub(value, V(acc_t(0.5)), half_max_value));
     }
     TORCHSOFTMAX_FN V exponential(const V& value) const { return exp_nonpositive(shifted(value)); }
+    TORCHSOFTMAX_FN V term(const V& value) const { return exp_term(shifted(value)); }
+    TORCHSOFTMAX_FN V rescaling(const V& max_input) const { return exponential(value(max_input)); }
     /// `gradient` of z times T dz / dx.
     TORCHSOFTMAX_FN V times_slope(const V& gradient, const V& value) const {
       if constexpr (kCapped) {
@@ -96,6 +144,10 @@ struct ScaledLogits {
     row.half_max_value = row.value(max_input) * V(acc_t(0.5));
     row.max = row.unit ? max_input : row.scaled(row.half_max_value);
     return row;
+  }
+  template <typename V>
+  TORCHSOFTMAX_FN Row<V> of_ratio(const V& max_input) const {
+    return of_row(max_input);
   }
   TORCHSOFTMAX_FN acc_t per_temperature() const { return per_temperature_; }
 

@@ -6,7 +6,7 @@
 
 namespace torchsoftmax::TORCHSOFTMAX_DEVICE {
 TORCHSOFTMAX_INTERNAL(policies) {
-/// The first two stages, which both have: the maximum, and what a logit is less that.
+/// What both have: the maximum, and what a logit is with it.
 template <typename Logits>
 struct ShiftedLogits {
   static constexpr bool kOften = Logits::kPlain;
@@ -16,10 +16,6 @@ struct ShiftedLogits {
   template <typename Lanes, typename In, typename... Mask>
   TORCHSOFTMAX_FN auto largest(int64_t i, Lanes lanes, const In& input, const Mask&... mask) const {
     return where_part(input.first(i, lanes), kMinusInfinity, i, lanes, mask...);
-  }
-  template <typename V>
-  TORCHSOFTMAX_FN auto row_of(const V& max) const {
-    return logits.of_row(max);
   }
   template <typename Row, typename Lanes, typename In, typename... Mask>
   TORCHSOFTMAX_FN auto value_of(const Row& row, int64_t i, Lanes lanes, const In& input,
@@ -32,6 +28,11 @@ template <typename Logits>
 struct Softmax : ShiftedLogits<Logits> {
   static constexpr bool kKeeps = true;
   static constexpr double kNothing = 0;
+
+  template <typename V>
+  TORCHSOFTMAX_FN auto row_of(const V& max) const {
+    return this->logits.of_ratio(max);
+  }
 
   template <typename Row, typename V>
   struct Result {
@@ -74,6 +75,11 @@ struct LogSoftmax : ShiftedLogits<Logits> {
   static constexpr bool kKeeps = false;
   static constexpr double kNothing = kMinusInfinity;
 
+  template <typename V>
+  TORCHSOFTMAX_FN auto row_of(const V& max) const {
+    return this->logits.of_row(max);
+  }
+
   template <typename Row, typename V>
   struct Result {
     Row row;
@@ -83,7 +89,7 @@ struct LogSoftmax : ShiftedLogits<Logits> {
   template <typename Row, typename Lanes, typename Keep, typename In, typename... Mask>
   TORCHSOFTMAX_FN auto add(const Row& row, int64_t i, Lanes lanes, const Keep&, const In& input,
                            const Mask&... mask) const {
-    return row.exponential(this->value_of(row, i, lanes, input, mask...));
+    return row.term(this->value_of(row, i, lanes, input, mask...));
   }
   template <typename Walk, typename Row, typename V, typename Keep>
   TORCHSOFTMAX_FN Result<Row, V> result_of(const Walk& walk, const Row& row, const V& sum,

@@ -7,7 +7,8 @@
 //   result_of(walk, row, sum, keep)          what is known with the sum
 //   value(result, i, lanes, keep, input, mask...)  the output
 //   kKeeps and kOften, and kNothing: the output where an entry takes no part.
-// Where there is no room to keep anything, `keep` is NoRoom.
+// Where there is no room to keep anything, `keep` is NoRoom; where there is, what is kept is terms,
+// and the result is what they are to be multiplied with.
 
 #include "masked.h"
 
@@ -29,9 +30,6 @@ struct Staged : Policy, Stages {
     const auto largest = [&](int64_t i, auto lanes) {
       return this->largest(i, lanes, input, mask...);
     };
-    const auto finish = [&](const auto& row, const auto& sum) {
-      write(walk, rows, keep, out, sum, this->result_of(walk, row, sum, keep), input, mask...);
-    };
     if constexpr (Walk::kMerges) {
       const auto merged = [&](const auto& terms) {
         const auto found = walk.merged_sum(
@@ -39,7 +37,11 @@ struct Staged : Policy, Stages {
             [&](const auto& row, int64_t i, auto lanes) {
               return this->add(row, i, lanes, keep, input, mask...);
             });
-        finish(found.row, found.sum);
+        auto result = this->result_of(walk, found.row, found.sum, keep);
+        if constexpr (kHasRoom<Keep>) {  // what is kept is less another maximum than the row's
+          result = result * found.row.rescaling(found.own);
+        }
+        write(walk, rows, keep, out, found.sum, result, input, mask...);
       };
       if constexpr (sizeof...(Mask) == 0) {
         merged(Elements<In>{input});
@@ -48,9 +50,9 @@ struct Staged : Policy, Stages {
       }
     } else {
       const auto row = this->row_of(walk.maximum(largest));
-      finish(row, walk.sum([&](int64_t i, auto lanes) {
-        return this->add(row, i, lanes, keep, input, mask...);
-      }));
+      const auto sum = walk.sum(
+          [&](int64_t i, auto lanes) { return this->add(row, i, lanes, keep, input, mask...); });
+      write(walk, rows, keep, out, sum, this->result_of(walk, row, sum, keep), input, mask...);
     }
   }
 
