@@ -68,6 +68,22 @@ def test_cross_entropy(way: str, shape: tuple[int, ...], dtype: torch.dtype, dev
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("classes", [8, 1024, 8192, 65536, 131072])
+def test_softmax_of_large_equal_logits(classes: int, dtype: torch.dtype, device: str) -> None:
+    """All parts of a row have the same maximum, and what its product with log2(e) is rounded by is
+    the same in all of them."""
+    values = torch.tensor([3.0, 1023.0, 9984.0, 30016.0, 50016.0, 65024.0], dtype=dtype)
+    x = values.unsqueeze(1).expand(-1, classes).contiguous()
+    torch.testing.assert_close(
+        torchsoftmax.softmax(on(device, x), 1).cpu(),
+        torch.full(x.shape, 1 / classes, dtype=torch.float64).to(dtype),
+        rtol=2 * torch.finfo(torch.float32).eps if dtype == torch.float32 else 0,
+        atol=0,
+    )
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("begin", [0, 1, 3, 8])
 @pytest.mark.parametrize("classes", [37, 1003, 5001])
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])

@@ -34,6 +34,14 @@ inline __device__ float power_of_2(float x) {
 #endif
 }
 
+/// Rounded: not part of a multiply-add, which a compiler otherwise makes of a product and a sum.
+inline __device__ float rounded_product(float a, float b) {
+#if defined(TORCHSOFTMAX_EMULATED_CUDA)
+  return a * b;
+#else
+  return __fmul_rn(a, b);
+#endif
+}
 inline __device__ float larger_or_nan(float a, float b) {
 #if defined(TORCHSOFTMAX_EMULATED_CUDA)
   return std::isnan(a) ? a : std::fmax(a, b);

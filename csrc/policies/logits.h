@@ -44,7 +44,8 @@ struct NarrowRatioRow {
   float scale, base;
 
   TORCHSOFTMAX_FN explicit NarrowRatioRow(const V& max)
-      : scale(std::fabs(max.number) < kHuge ? kLog2E : 1.0f), base(max.number * scale) {}
+      : scale(std::fabs(max.number) < kHuge ? kLog2E : 1.0f),
+        base(rounded_product(max.number, scale)) {}
 
   TORCHSOFTMAX_FN V value(const V& x) const { return x; }
   TORCHSOFTMAX_FN V exponential(const V& value) const {
