@@ -14,7 +14,7 @@ import torchsoftmax
 # A thread, a warp, a block or a cluster of blocks for each row on a GPU; some one after the other.
 SHAPES = (
     *((20000, 8), (20000, 10), (70, 64), (70, 512), (70, 1000), (9000, 2048), (33, 2056)),
-    *((9, 8192), (9, 20000), (5, 32768), (5, 40000), (3, 50257), (9, 70000), (2, 140000)),
+    *((9, 8192), (9, 20000), (5, 32768), (5, 36000), (3, 50257), (9, 70000), (2, 140000)),
     *((2, 262144), (2, 600000)),
 )
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -40,8 +40,8 @@ def test_softmax(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: 
     exact = value_and_gradient(getattr(F, name), x.double(), upstream.double())
     for what, mine, true in zip(("value", "gradient"), ours, exact, strict=True):
         # The sum of the upstream gradient, of terms up to 8 that cancel, grows as the root of their
-        # number. It is multiplied with exp(y) of a saved y that was rounded, which native has too.
-        inner = max(8.0, shape[1] ** 0.5 / 12) if what == "gradient" else 1.0
+        # number, and its rounding with it.
+        inner = max(8.0, shape[1] ** 0.5 / 32) if what == "gradient" else 1.0
         assert_near(mine, true, dtype, what, inner)
 
 
