@@ -40,8 +40,13 @@ def test_softmax(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: 
     exact = value_and_gradient(getattr(F, name), x.double(), upstream.double())
     for what, mine, true in zip(("value", "gradient"), ours, exact, strict=True):
         # The sum of the upstream gradient, of terms up to 8 that cancel, grows as the root of their
-        # number, and its rounding with it.
-        inner = max(8.0, shape[1] ** 0.5 / 32) if what == "gradient" else 1.0
+        # number, and its rounding with it; in few partial sums of very long rows, as AVX2 has them,
+        # more: up to 2.4e-5 with other seeds, native's up to 3.5e-5 (1.7e-4 of a million classes).
+        inner = (
+            max(8.0, shape[1] ** 0.5 / (8 if shape[1] > 100_000 else 32))
+            if what == "gradient"
+            else 1.0
+        )
         assert_near(mine, true, dtype, what, inner)
 
 

@@ -1,80 +1,189 @@
 #pragma once
 // exp(x) for the one range that softmax needs: x <= 0 (it holds up to x = 88).
 //
-// Cody-Waite reduction with ln2 in two parts, then 2^n p(r). AVX-512 rounds x / ln2 to sixteenths:
-// 2^(j/16) comes from a table that one register holds, and p is of degree 3 on |r| <= ln2 / 32
-// (relative error 1.6e-9). AVX2 rounds to whole numbers and p is of degree 6 on |r| <= ln2 / 2
-// (2.0e-9). Both errors are far below one rounding to float. exp(0) is exactly 1, exp(nan) is nan,
-// exp(-inf) is 0. Tested over every float in range in tests/test_exp.py, which states the bound.
+// x / ln2 is rounded to n, a multiple of 1/16 (AVX-512) or 1/8 (AVX2), and exp(x) = 2^n exp(r) with
+// r = x - n ln2. The fraction's power of 2 comes from a table that one register holds, the whole
+// part goes into the exponent's bits, and exp(r) is a polynomial: of degree 3 on |r| <= ln2 / 32
+// (relative error 1.6e-9; AVX2: of degree 4 on twice the range it needs, 5.5e-9), far below one
+// rounding to float. exp(0) is exactly 1, exp(nan) is nan, exp(-inf) is 0, and so is what would be
+// below the smallest normal number. Tested over every float in range in tests/test_exp.py, which
+// states the bound.
 //
 // at::vec's own exp_u20 is not used: it returns exp(88) for a nan, and rounds ln2 to one float.
 
 #include <ATen/cpu/vec/vec.h>
 
+#if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
+#define TORCHSOFTMAX_FAST_EXP
+#endif
+
 namespace torchsoftmax::cpu {
 
+#if defined(TORCHSOFTMAX_FAST_EXP)
+
 inline constexpr float kLog2E = 1.44269504088896341f;
-inline constexpr float kLn2High = 0.693145751953125f;  // 15 bits: x - n kLn2High is exact
-inline constexpr float kLn2Low = 1.42860682030941723e-6f;
+// n kLn2 is a multiple of 2^-28, so a fused x - n kLn2 is exact where |x| <= 2^18.
+inline constexpr float kLn2 = 0.693147180559945309f;
+inline constexpr float kLn2Rest = -1.90465429995776804525e-9f;
 
 #if defined(CPU_CAPABILITY_AVX512)
+inline constexpr int kFractionBits = 4;
+#else
+inline constexpr int kFractionBits = 3;
+#endif
 
-/// 2^(j / 16).
-alignas(64) inline constexpr float kSixteenthPowers[16] = {
-    1.0f,        1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f,
-    1.29683959f, 1.35425556f, 1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f,
-    1.68179286f, 1.75625217f, 1.8340081f,  1.91520655f};
+/// With this added, the low bits of a float are n and an exponent's bias: the last place of such
+/// numbers is 2^-kFractionBits.
+inline constexpr float kShift = 1.5f * (1 << (23 - kFractionBits)) + 127;
+/// The exponent of 0 and of the subnormal numbers, without its bias.
+inline constexpr float kLowest = -127;
 
-inline at::vec::Vectorized<float> exp_nonpositive(const at::vec::Vectorized<float>& x) {
-  // Lanes that are exactly 0, such as those of a mask, do not reach the last operation: Intel's
-  // processors take 130 cycles for a vector in which it underflows. A nan is not below.
-  const __mmask16 not_zero = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-104.f), _CMP_NLT_UQ);
-  // The sum has its last place at 1/16: the low four bits of the mantissa are j.
-  const __m512 shift = _mm512_set1_ps(1.5f * (1 << 19));
-  const __m512 shifted = _mm512_fmadd_ps(x, _mm512_set1_ps(kLog2E), shift);
-  const __m512 n = _mm512_sub_ps(shifted, shift);
-  const __m512 power =
-      _mm512_permutexvar_ps(_mm512_castps_si512(shifted), _mm512_load_ps(kSixteenthPowers));
-  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(kLn2High), x);
-  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(kLn2Low), r);
-  // power (1 + r (1 + r q)), with two short chains of dependent operations instead of a long one.
-  const __m512 q = _mm512_fmadd_ps(_mm512_set1_ps(0.166668358f), r, _mm512_set1_ps(0.500016196f));
-  const __m512 slope = _mm512_fmadd_ps(q, r, _mm512_set1_ps(1.f));
-  const __m512 p = _mm512_fmadd_ps(_mm512_mul_ps(power, r), slope, power);
-  return _mm512_maskz_scalef_ps(not_zero, p, n);  // by 2^floor(n)
-}
+/// The mantissas of 2^(j / 2^kFractionBits), less what j adds where n's bits are moved to the
+/// exponent's place.
+struct MantissasOfPowers {
+  int32_t bits[1 << kFractionBits];
 
-#elif defined(CPU_CAPABILITY_AVX2)
-
-inline constexpr float kExpCoefficients[] = {1.384360682e-3f,
-                                             8.374195709e-3f,
-                                             4.1668004729e-2f,
-                                             0.16666430799f,
-                                             0.49999994192f,
-                                             1.0000000323f,
-                                             1.0f};
-
-inline at::vec::Vectorized<float> exp_nonpositive(const at::vec::Vectorized<float>& x) {
-  // Below -87.7 n is -127, whose exponent field is 0: such results, all of them subnormal, are 0.
-  const __m256 clamped = _mm256_max_ps(_mm256_set1_ps(-88.f), x);  // keeps a nan of x
-  // The sum has its last place at 1: the low bits of the mantissa are n, here with the bias of an
-  // exponent.
-  const __m256 shift = _mm256_set1_ps(1.5f * (1 << 23) + 127);
-  const __m256 shifted = _mm256_fmadd_ps(clamped, _mm256_set1_ps(kLog2E), shift);
-  const __m256 n = _mm256_sub_ps(shifted, shift);
-  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(kLn2High), clamped);
-  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(kLn2Low), r);
-  __m256 p = _mm256_set1_ps(kExpCoefficients[0]);
-  for (int i = 1; i < 7; ++i) {
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kExpCoefficients[i]));
+  constexpr MantissasOfPowers() : bits() {
+    constexpr double kSixteenths[16] = {1.0,
+                                        1.0442737824274138,
+                                        1.0905077326652577,
+                                        1.1387886347566916,
+                                        1.1892071150027211,
+                                        1.241857812073484,
+                                        1.2968395546510097,
+                                        1.3542555469368927,
+                                        1.4142135623730950,
+                                        1.4768261459394993,
+                                        1.5422108254079408,
+                                        1.6104903319492543,
+                                        1.6817928305074291,
+                                        1.7562521603732995,
+                                        1.8340080864093425,
+                                        1.9152065613971474};
+    for (int j = 0; j < 1 << kFractionBits; ++j) {
+      const double mantissa = (kSixteenths[j << (4 - kFractionBits)] - 1) * (1 << 23);
+      bits[j] = static_cast<int32_t>(mantissa + 0.5) - (j << (23 - kFractionBits));
+    }
   }
-  const __m256 scale = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23));
-  return _mm256_mul_ps(p, scale);
+};
+alignas(64) inline constexpr MantissasOfPowers kMantissas;
+
+using Floats = at::vec::Vectorized<float>;
+
+/// 2^n of n + kShift; 0 of kLowest + kShift.
+inline Floats power_of_2(const Floats& shifted) {
+#if defined(CPU_CAPABILITY_AVX512)
+  const __m512i n = _mm512_castps_si512(shifted);
+  const __m512i mantissa = _mm512_permutexvar_epi32(n, _mm512_load_si512(kMantissas.bits));
+  return _mm512_castsi512_ps(_mm512_add_epi32(mantissa, _mm512_slli_epi32(n, 23 - kFractionBits)));
+#else
+  const __m256i n = _mm256_castps_si256(shifted);
+  const __m256i table = _mm256_load_si256(reinterpret_cast<const __m256i*>(kMantissas.bits));
+  const __m256i mantissa = _mm256_permutevar8x32_epi32(table, n);
+  return _mm256_castsi256_ps(_mm256_add_epi32(mantissa, _mm256_slli_epi32(n, 23 - kFractionBits)));
+#endif
 }
+
+/// power exp(r) for |r| <= ln2 / 2^(kFractionBits + 1), or, where kWide, twice that: then of
+/// AVX-512 with a relative error of 2.6e-8. With two short chains of dependent operations instead
+/// of a long one: power + power r (1 + r q).
+template <bool kWide>
+Floats times_exp(const Floats& power, const Floats& r) {
+  using at::vec::fmadd;
+#if defined(CPU_CAPABILITY_AVX512)
+  constexpr float kSquare = kWide ? 0.500064492f : 0.500016153f;
+  constexpr float kCube = kWide ? 0.166668579f : 0.166667178f;
+  const Floats q = fmadd(Floats(kCube), r, Floats(kSquare));
+#else
+  Floats q = fmadd(Floats(0.0416417606f), r, Floats(0.166721031f));
+  q = fmadd(q, r, Floats(0.500000179f));
+#endif
+  return fmadd(power * r, fmadd(q, r, Floats(1.f)), power);
+}
+
+/// 2^kRaised exp(x).
+template <int kRaised>
+Floats raised_exp(const Floats& x) {
+  using at::vec::fmadd;
+  constexpr float kRaisedShift = kShift + kRaised, kRaisedLowest = kLowest - kRaised;
+  const Floats clamped = at::vec::clamp_min(x, Floats(kRaisedLowest * kLn2));  // keeps a nan
+  const Floats shifted = fmadd(clamped, Floats(kLog2E), Floats(kRaisedShift));
+  const Floats n = Floats(kRaisedShift) - shifted;
+  const Floats r = fmadd(n, Floats(kLn2Rest), fmadd(n, Floats(kLn2), clamped));
+  return times_exp<false>(power_of_2(shifted), r);
+}
+
+inline Floats exp_nonpositive(const Floats& x) { return raised_exp<0>(x); }
+
+/// Of exponentials of which only the ratio matters, so that a quotient of them may be subnormal,
+/// where they themselves would be 0.
+inline constexpr int kRaised = 24;
+inline Floats exp_for_ratio(const Floats& x) { return raised_exp<kRaised>(x); }
+
+/// 2^raised exp(x - max) for x <= max, of a row, without the rounding of x - max, which would be
+/// the largest error of a softmax by far: n counts from the n of max, and what n leaves of max is
+/// taken off what it leaves of x. The relative error is |x - max| 2.7e-9 more than that of
+/// exp_nonpositive, for kLn2Rest is left out, and one operation with it. Exactly 1 for x = max.
+struct FloatExpLess {
+  // In a row of numbers as large as this x - max is exact wherever its exponential is not 0.
+  static constexpr float kLarge = 32768;
+
+  Floats subtracted, lowest, shift, rest;
+  bool large;  // one lane at least
+
+  FloatExpLess() = default;
+  explicit FloatExpLess(const Floats& max, int raised = 0) {
+    using at::vec::fmadd;
+    const Floats is_small = max.abs() < Floats(kLarge), zero(0.f);
+    large = is_small.zero_mask() != 0;
+    Floats n = fmadd(max, Floats(kLog2E), Floats(kShift)) - Floats(kShift);
+    rest = fmadd(n, Floats(-kLn2), max);
+    subtracted = zero;
+    if (large) [[unlikely]] {
+      n = Floats::blendv(zero, n, is_small);
+      rest = Floats::blendv(zero, rest, is_small);
+      subtracted = Floats::blendv(max, zero, is_small);
+    }
+    const float by = static_cast<float>(raised);
+    shift = Floats(kShift + by) - n;
+    lowest = fmadd(n, Floats(kLn2), Floats((kLowest - by) * kLn2));
+  }
+
+  template <typename Map>
+  FloatExpLess each(Map&& map) const {
+    FloatExpLess result;
+    result.subtracted = map(subtracted);
+    result.lowest = map(lowest);
+    result.shift = map(shift);
+    result.rest = map(rest);
+    result.large = large;
+    return result;
+  }
+  Floats operator()(const Floats& x) const {
+    using at::vec::fmadd;
+    const Floats clamped = at::vec::clamp_min(reduced(x), lowest);
+    const Floats shifted = fmadd(clamped, Floats(kLog2E), shift);
+    const Floats r = fmadd(shift - shifted, Floats(kLn2), clamped) - rest;
+    return times_exp<true>(power_of_2(shifted), r);
+  }
+
+ private:
+  Floats reduced(const Floats& x) const {
+    if (large) [[unlikely]] {
+      return x - subtracted;
+    }
+    return x;
+  }
+};
 
 #else
 
+inline constexpr int kRaised = 0;
+
 inline at::vec::Vectorized<float> exp_nonpositive(const at::vec::Vectorized<float>& x) {
+  return x.exp();
+}
+inline at::vec::Vectorized<float> exp_for_ratio(const at::vec::Vectorized<float>& x) {
   return x.exp();
 }
 
@@ -83,5 +192,29 @@ inline at::vec::Vectorized<float> exp_nonpositive(const at::vec::Vectorized<floa
 inline at::vec::Vectorized<double> exp_nonpositive(const at::vec::Vectorized<double>& x) {
   return x.exp();
 }
+inline at::vec::Vectorized<double> exp_for_ratio(const at::vec::Vectorized<double>& x) {
+  return x.exp();
+}
+
+/// exp(x - max) of a row; where `raised`, all of them may be multiplied by 2^raised.
+template <typename V>
+struct ExpLess {
+  V max;
+
+  ExpLess() = default;
+  explicit ExpLess(const V& max, int = 0) : max(max) {}
+  template <typename Map>
+  ExpLess each(Map&& map) const {
+    return ExpLess(map(max));
+  }
+  V operator()(const V& x) const { return exp_nonpositive(x - max); }
+};
+#if defined(TORCHSOFTMAX_FAST_EXP)
+template <>
+struct ExpLess<Floats> : FloatExpLess {
+  using FloatExpLess::FloatExpLess;
+  ExpLess(const FloatExpLess& other) : FloatExpLess(other) {}  // NOLINT: implicit
+};
+#endif
 
 }  // namespace torchsoftmax::cpu

@@ -1,6 +1,7 @@
 #pragma once
 // The loops over rows, of which each reduces a row to a few statistics and then maps it: along
-// rows, the same for three rows at once, and across rows.
+// rows, across rows, and which of them a kernel takes. The same for three rows at once, along them,
+// is pipeline.h.
 //
 // A *row* is the elements of a tensor along the class dimension. Lanes of a SIMD vector either hold
 // consecutive classes of one row (LaneOrder::kAlongRow: class stride 1) or the same class of
@@ -13,82 +14,17 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <memory>
 #include <tuple>
 #include <utility>
 
 #include "packing.h"
-#include "scratch.h"
-#include "walk.h"
+#include "pipeline.h"
 
 namespace torchsoftmax::cpu {
-
-// Elements that one parallel task should have at least: about ten times the cost of a fork.
-inline constexpr int64_t kGrain = 16384;
-
-/// The number of rows that one task should have.
-inline int64_t rows_per_task(int64_t elements_of_row) {
-  return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements_of_row));
-}
-
-// Outputs of this many bytes or more do not fit into the caches, and a store into the cache first
-// reads from memory what it is going to overwrite: they are written past the caches.
-inline constexpr int64_t kLargeOutput = int64_t{16} << 20;
-
-/// Whether an output is large, and not where an input is, which is in the cache already.
-template <typename Out, typename... In>
-bool is_streamed(const RowTensor<Out>& out, const RowTensor<const In>&... in) {
-  return out.data != nullptr &&
-         out.rows * out.classes * static_cast<int64_t>(sizeof(Out)) >= kLargeOutput &&
-         ((static_cast<const void*>(out.data) != in.data) && ...);
-}
-
-/// Whether it begins, and each of its steps leads, to a multiple of `bytes`.
-template <typename Out>
-bool is_aligned(const RowTensor<Out>& out, int64_t step, int64_t bytes) {
-  const auto whole = [&](int64_t elements) {
-    return elements * static_cast<int64_t>(sizeof(Out)) % bytes == 0;
-  };
-  bool aligned = reinterpret_cast<uintptr_t>(out.data) % bytes == 0 && whole(step);
-  for (const auto& dim : out.dims) {
-    aligned = aligned && whole(dim.stride == 1 ? dim.size : dim.stride);
-  }
-  return aligned;
-}
-
-/// The bytes of an output that a vector is stored to.
-template <typename acc_t, typename Out>
-inline constexpr int64_t kVectorBytes = kLanes<acc_t> * static_cast<int64_t>(sizeof(Out));
-
-template <typename acc_t, typename Out>
-bool has_aligned_rows(const RowTensor<Out>& out) {
-  return is_aligned(out, out.classes, kVectorBytes<acc_t, Out>);
-}
-
-/// Whether rows of that output, along which vectors lie, are streamed. Where they do not begin at a
-/// vector, they have one more that is not whole: too many for short rows.
-template <typename acc_t, typename Out, typename... In>
-bool is_streamed_along(const RowTensor<Out>& out, const RowTensor<const In>&... in) {
-  constexpr int64_t kLong = 512;
-  return is_streamed(out, in...) && (out.classes >= kLong || has_aligned_rows<acc_t>(out));
-}
-
-/// The elements before the first at a multiple of a vector's size.
-template <typename acc_t, typename Out>
-int64_t lead_of(const Out* row) {
-  constexpr int64_t kBytes = kVectorBytes<acc_t, Out>;
-  return (kBytes - reinterpret_cast<uintptr_t>(row) % kBytes) % kBytes / sizeof(Out);
-}
 
 // The longest rows, in bytes, that are fetched while the row before is worked on: that one and what
 // it keeps have to stay in the second level of the cache.
 inline constexpr int64_t kFetchedRow = int64_t{1} << 19;
-
-/// What to fetch along a row: a place for each class.
-template <typename scalar_t>
-Fetch fetch_of(scalar_t* row) {
-  return {reinterpret_cast<const char*>(row), sizeof(scalar_t)};
-}
 
 /// Calls `policy(walk, rows, keep, out, in...)` for rows whose class stride is 1 in every operand.
 /// `keep` holds intermediate values of the row: the output itself where it has the precision and is
@@ -110,8 +46,9 @@ void along_rows(const RowPolicy& policy, const RowTensor<Out>& out, const RowTen
       if constexpr (std::is_same_v<Out, acc_t>) {
         keep.data = in_output ? out_row.data : keep.data;
       }
-      const View<const In, acc_t> in_row{
-          in.row(row), {}, fetches_next && row + 1 < end ? fetch_of(in.row(row + 1)) : Fetch{}};
+      const In* next = in.row(fetches_next && row + 1 < end ? row + 1 : row);
+      const View<const In, acc_t, Fetching::kNextRow> in_row{
+          in.row(row), reinterpret_cast<const char*>(next), sizeof(In)};
       const AlongRow walk(out.classes, {}, streamed ? lead_of<acc_t>(out_row.data) : 0);
       policy(walk, RowRange{row, 1}, keep, out_row, in_row,
              View<const More, acc_t>{more.row(row)}...);
@@ -174,13 +111,6 @@ void across_group(const RowPolicy& policy, RowRange rows, Lanes lanes, bool stre
   }
 }
 
-// Everything inlined, but for sanitizers, whose checks would then take minutes to compile.
-#if defined(__SANITIZE_ADDRESS__)
-#define TORCHSOFTMAX_FLATTEN
-#else
-#define TORCHSOFTMAX_FLATTEN [[gnu::flatten]]
-#endif
-
 /// across_group for several vectors, which stay in registers only where everything is inlined.
 template <typename acc_t, int kCount, typename RowPolicy, typename Out, typename... In>
 TORCHSOFTMAX_FLATTEN void across_wide_group(const RowPolicy& policy, RowRange rows, bool streamed,
@@ -235,80 +165,6 @@ void across_rows(const RowPolicy& policy, const RowTensor<Out>& out,
   });
 }
 
-// The longest rows that run in a pipeline. Of a policy that keeps its terms in the output, the rows
-// and the terms of three stay in the first level of the cache; of others in the first two.
-template <typename RowPolicy>
-inline constexpr int64_t kPipelinedClasses = RowPolicy::kKeeps ? 2048 : 8192;
-
-// In a pipeline, rows of this many classes or more fetch their output one row ahead.
-inline constexpr int64_t kFetchedClasses = 256;
-
-/// Runs a staged policy (staged.h) along rows, three rows at once: while the terms of one are
-/// summed up, the maximum of the next is found and the one before is written. So there is
-/// arithmetic to do while data comes, and no waiting for the end of a reduction.
-template <typename acc_t, typename RowPolicy, typename Out, typename In>
-void pipelined_rows(const RowPolicy& policy, const RowTensor<Out>& out,
-                    const RowTensor<const In>& in) {
-  using V = Vec<acc_t>;
-  const Walk<acc_t, LaneOrder::kAlongRow> walk(out.classes);
-  const bool streamed = is_streamed(out, in) && has_aligned_rows<acc_t>(out);
-  const bool in_output = std::is_same_v<Out, acc_t> && !streamed;
-  at::parallel_for(0, out.rows, rows_per_task(out.classes), [&](int64_t begin, int64_t end) {
-    const int64_t kept = in_output || !RowPolicy::kKeeps ? 0 : out.classes + kLanes<acc_t>;
-    const Scratch<acc_t> scratch(2 * kept + 1);
-    const bool fetched = out.classes >= kFetchedClasses && !streamed;
-    const auto input = [&](int64_t row) {
-      return View<const In, acc_t>{in.row(row), fetched ? fetch_of(out.row(row)) : Fetch{}};
-    };
-    const auto output = [&](int64_t row) { return Output<Out, acc_t>{{out.row(row)}, streamed}; };
-    const auto keep = [&](int64_t row) {
-      Kept<acc_t> result{scratch.data() + row % 2 * kept};
-      if constexpr (std::is_same_v<Out, acc_t>) {
-        result.data = in_output ? out.row(row) : result.data;
-      }
-      return result;
-    };
-    const auto largest = [&](const auto& of, int64_t i, auto lanes) {
-      return policy.largest(i, lanes, of);
-    };
-    const auto first = input(begin);
-    auto row_state = policy.row_of(
-        walk.maximum([&](int64_t i, auto lanes) { return largest(first, i, lanes); }));
-    auto result = policy.result_of(walk, row_state, V(1), keep(begin));
-    for (int64_t row = begin; row < end; ++row) {
-      const auto now = input(row), next = input(std::min(row + 1, end - 1));
-      const auto kept_now = keep(row);
-      const auto both = [&](int64_t i, auto lanes) {
-        return std::array<V, 2>{largest(next, i, lanes),
-                                policy.add(row_state, i, lanes, kept_now, now)};
-      };
-      std::array<V, 2> found;
-      if (row == begin) {
-        found = walk.maximum_and_sum(both);
-      } else {
-        const auto before = input(row - 1);
-        const auto kept_before = keep(row - 1);
-        const auto out_before = output(row - 1);
-        found = walk.maximum_and_sum([&](int64_t i, auto lanes) {
-          out_before.store(i, policy.value(result, i, lanes, kept_before, before), lanes);
-          return both(i, lanes);
-        });
-      }
-      result = policy.result_of(walk, row_state, found[1], kept_now);
-      row_state = policy.row_of(found[0]);
-    }
-    const auto last = input(end - 1);
-    const auto kept_last = keep(end - 1);
-    const auto out_last = output(end - 1);
-    walk.for_each([&](int64_t i, auto lanes) {
-      out_last.store(i, policy.value(result, i, lanes, kept_last, last), lanes);
-    });
-    if (streamed) {
-      finish_streams();
-    }
-  });
-}
-
 // Rows of this many vectors or fewer are worked on across, even where they lie along: a row costs
 // two reductions inside of a vector and a logarithm, which neighbouring rows then share.
 inline constexpr int64_t kShortRow = 2;
@@ -327,9 +183,7 @@ void for_each_row(const RowPolicy& policy, const RowTensor<Out>& out,
     return;
   }
   if constexpr (RowPolicy::kStaged && sizeof...(In) == 1) {
-    // Its rows begin with a whole vector, all of them.
-    const bool leads = is_streamed_along<acc_t>(out, in...) && !has_aligned_rows<acc_t>(out);
-    if (out.classes <= kPipelinedClasses<RowPolicy> && out.classes > 0 && !leads) {
+    if (is_pipelined<acc_t, RowPolicy>(out, in...)) {
       pipelined_rows<acc_t>(policy, out, in...);
       return;
     }

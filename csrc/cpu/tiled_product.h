@@ -16,7 +16,7 @@
 #include <atomic>
 
 #include "packed_matrix.h"
-#include "scratch.h"
+#include "task.h"
 
 namespace torchsoftmax::cpu {
 

@@ -163,6 +163,21 @@ inline void finish_streams() {
 using at::vec::fmadd;
 using at::vec::fmsub;
 
+/// Pairs of neighbouring lanes, of `a` in the lower half and of `b` in the upper.
+template <typename acc_t, typename Op>
+Vec<acc_t> of_neighbours(const Vec<acc_t>& a, const Vec<acc_t>& b, Op&& op) {
+  const auto [even, odd] = at::vec::deinterleave2<acc_t>(a, b);
+  return op(even, odd);
+}
+/// The reduction of all lanes, in every lane.
+template <typename acc_t, typename Op>
+Vec<acc_t> of_all_lanes(Vec<acc_t> value, Op&& op) {
+  for (int64_t lanes = 1; lanes < kLanes<acc_t>; lanes *= 2) {
+    value = of_neighbours<acc_t>(value, value, op);
+  }
+  return value;
+}
+
 /// Lane-wise maximum of `value` and `bound` that may drop a nan: exp(nan - maximum) brings it back.
 template <typename acc_t>
 inline Vec<acc_t> maximum_dropping_nan(const Vec<acc_t>& value, const Vec<acc_t>& bound) {

@@ -5,42 +5,35 @@
 
 namespace torchsoftmax::cpu {
 
-/// Memory to fetch into the caches while an operand is read along a row: the place of each class.
-struct Fetch {
-  const char* data = nullptr;  // null where there is nothing to fetch
-  int64_t step = 0;            // bytes from one class to the next
-
-  void to_write(int64_t i) const {
-    if (data != nullptr) {
-      __builtin_prefetch(data + i * step, 1);
-    }
-  }
-  void to_read_later(int64_t i) const {
-    if (data != nullptr) {
-      __builtin_prefetch(data + i * step, 0, 2);  // into the second level
-    }
-  }
-};
+/// What is fetched into the caches while an operand is read along a row.
+enum class Fetching { kNothing, kOutput, kNextRow };
 
 /// An operand along a row, as a policy sees it: `i` is the first class of a vector.
-template <typename scalar_t, typename acc_t>
+template <typename scalar_t, typename acc_t, Fetching kFetching = Fetching::kNothing>
 struct View {
   using element = std::remove_const_t<scalar_t>;
 
   scalar_t* data;
-  Fetch written{};  // where the policy is going to write
-  Fetch next{};     // the row that comes next
+  // The row that is fetched, and the bytes from one of its classes to the next. Without a
+  // condition, which would cost more: where there is nothing to fetch, it is a row that is in the
+  // caches.
+  const char* fetched = nullptr;
+  int64_t fetched_step = 0;
 
   template <typename Lanes>
   Vec<acc_t> load(int64_t i, Lanes lanes) const {
-    next.to_read_later(i);
+    if constexpr (kFetching == Fetching::kNextRow) {
+      __builtin_prefetch(fetched + i * fetched_step, 0, 2);  // into the second level
+    }
     return cpu::load<acc_t>(data + i, lanes);
   }
   /// The same in a policy's first pass over the operand, during which the output is fetched: a
   /// store into the cache reads memory first, and then waits for it alone.
   template <typename Lanes>
   Vec<acc_t> first(int64_t i, Lanes lanes) const {
-    written.to_write(i);
+    if constexpr (kFetching == Fetching::kOutput) {
+      __builtin_prefetch(fetched + i * fetched_step, 1);
+    }
     return cpu::load<acc_t>(data + i, lanes);
   }
   /// Of a mask: `values` where it is true, `otherwise` where it is not.
@@ -61,10 +54,11 @@ struct View {
   }
 };
 
-/// An output along a row.
-template <typename scalar_t, typename acc_t>
+/// An output along a row. `Streamed`, bool or a constant: whether whole vectors, at multiples of
+/// their size, go past the caches.
+template <typename scalar_t, typename acc_t, typename Streamed = bool>
 struct Output : View<scalar_t, acc_t> {
-  bool streamed = false;  // whole vectors, at multiples of their size
+  Streamed streamed{};
 
   template <typename Lanes>
   void store(int64_t i, const Vec<acc_t>& value, Lanes lanes) const {

@@ -10,6 +10,14 @@
 
 namespace torchsoftmax::cpu {
 
+// A function with everything inlined, but for sanitizers, whose checks would then take minutes to
+// compile.
+#if defined(__SANITIZE_ADDRESS__)
+#define TORCHSOFTMAX_FLATTEN
+#else
+#define TORCHSOFTMAX_FLATTEN [[gnu::flatten]]
+#endif
+
 enum class LaneOrder { kAlongRow, kAcrossRows };
 
 /// `Lanes`, across rows: as many lanes of one vector as there are rows, or Overlapping.
@@ -72,10 +80,11 @@ class Walk {
         zeros, [](auto, const V& a, const V& b) { return a + b; }, std::forward<Terms>(terms));
   }
 
-  /// The maximum of the first of both vectors that terms(i, lanes) returns, the sum of the second.
+  /// The maximum of the first of both vectors that terms(i, lanes) returns, the sum of the second,
+  /// still in parts: of each lane for itself.
   template <typename Terms>
-  std::array<V, 2> maximum_and_sum(Terms&& terms) const {
-    return reduce(
+  std::array<V, 2> parts_of_maximum_and_sum(Terms&& terms) const {
+    return reduce_lanes(
         std::array<V, 2>{lowest(), V(0)},
         [](auto k, const V& a, const V& b) {
           if constexpr (k == 0) {
@@ -199,8 +208,8 @@ class Walk {
   }
 
   /// One element: class `c` of a row of the range.
-  template <typename scalar_t>
-  scalar_t& at(const View<scalar_t, acc_t>& view, int64_t c, int64_t) const {
+  template <typename scalar_t, Fetching kFetching>
+  scalar_t& at(const View<scalar_t, acc_t, kFetching>& view, int64_t c, int64_t) const {
     return view.data[c];
   }
   template <typename scalar_t>
@@ -258,6 +267,20 @@ class Walk {
 
   template <size_t kTerms, typename Op, typename Terms>
   std::array<V, kTerms> reduce(const std::array<V, kTerms>& neutral, Op&& op, Terms&& terms) const {
+    auto result = reduce_lanes(neutral, op, std::forward<Terms>(terms));
+    if constexpr (kAlong) {
+      unrolled<kTerms>([&](auto k) {
+        const auto combine = [&](const V& a, const V& b) { return op(k, a, b); };
+        result[k] = of_all_lanes<acc_t>(result[k], combine);
+      });
+    }
+    return result;
+  }
+
+  /// Each lane for itself.
+  template <size_t kTerms, typename Op, typename Terms>
+  std::array<V, kTerms> reduce_lanes(const std::array<V, kTerms>& neutral, Op&& op,
+                                     Terms&& terms) const {
     std::array<std::array<V, kTerms>, kUnroll> partial;
     unrolled<kUnroll>([&](auto u) { partial[u] = neutral; });
     const auto accumulate = [&](auto& into, const auto& from) {
@@ -281,12 +304,6 @@ class Walk {
     accumulate(partial[0], partial[1]);
     accumulate(partial[2], partial[3]);
     accumulate(partial[0], partial[2]);
-    if constexpr (kAlong) {
-      unrolled<kTerms>([&](auto k) {
-        const auto combine = [&](const V& a, const V& b) { return op(k, a, b); };
-        partial[0][k] = V(at::vec::vec_reduce_all<acc_t>(combine, partial[0][k]));
-      });
-    }
     return partial[0];
   }
 

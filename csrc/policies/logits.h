@@ -8,6 +8,7 @@
 // `term(value)` is the same for a sum: it may be 0 where it is below the smallest normal number.
 // `rescaling(max)` is what terms of another row, with that maximum, are multiplied with to be terms
 // of this one.
+// `differences()` is what `shifted` alone takes of a row.
 // `of_ratio` is `of_row` where only the ratio of exponentials matters: all may have a factor that
 // is the row's own.
 
@@ -17,6 +18,7 @@
 
 namespace torchsoftmax::TORCHSOFTMAX_DEVICE {
 
+#if defined(TORCHSOFTMAX_ON_CUDA)
 template <typename V>
 struct PlainRow {
   V max;
@@ -30,9 +32,9 @@ struct PlainRow {
   TORCHSOFTMAX_FN V term(const V& value) const { return exp_term(shifted(value)); }
   TORCHSOFTMAX_FN V rescaling(const V& max_value) const { return exponential(max_value); }
   TORCHSOFTMAX_FN V times_slope(const V& gradient, const V&) const { return gradient; }
+  TORCHSOFTMAX_FN PlainRow differences() const { return *this; }
 };
 
-#if defined(TORCHSOFTMAX_ON_CUDA)
 /// Of 16-bit data, up to a factor: exp(x - max) as 2^(x log2(e) - base), an operation less. base is
 /// max log2(e) but for a rounding, which all terms of the row have in common.
 struct NarrowRatioRow {
@@ -55,6 +57,42 @@ struct NarrowRatioRow {
     return power_of_2(NarrowRatioRow(max_value).base - base);
   }
 };
+#else
+/// With x - max and its exponential in one.
+template <typename V>
+struct PlainRow {
+  V max;
+  cpu::ExpLess<V> exp_less;
+
+  PlainRow() = default;
+  explicit PlainRow(const V& max, int raised = 0) : max(max), exp_less(max, raised) {}
+
+  /// With map(member) for every member.
+  template <typename Map>
+  PlainRow each(Map&& map) const {
+    PlainRow result;
+    result.max = map(max);
+    result.exp_less = exp_less.each(map);
+    return result;
+  }
+
+  V value(const V& x) const { return x; }
+  V shifted(const V& value) const { return value - max; }
+  V exponential(const V& value) const { return exp_less(value); }
+  V term(const V& value) const { return exp_less(value); }
+
+  struct Differences {
+    V max;
+
+    template <typename Map>
+    Differences each(Map&& map) const {
+      return {map(max)};
+    }
+    V value(const V& x) const { return x; }
+    V shifted(const V& value) const { return value - max; }
+  };
+  Differences differences() const { return {max}; }
+};
 #endif
 
 /// z = x.
@@ -76,7 +114,7 @@ struct PlainLogits {
       return of_row(max_input);
     }
 #else
-    return of_row(max_input);
+    return PlainRow<V>(max_input, cpu::kRaised);
 #endif
   }
   TORCHSOFTMAX_FN acc_t per_temperature() const { return 1; }
@@ -96,6 +134,13 @@ struct ScaledLogits {
     V double_scale_rest;  // what the scale's own rounding left of it
     V per_softcap;
     bool unit;  // z = x: the usual case, with less arithmetic
+
+    template <typename Map>
+    Row each(Map&& map) const {
+      return {map(max),          map(half_max_value),
+              map(double_scale), map(double_scale_rest),
+              map(per_softcap),  unit};
+    }
 
     /// tanh(x / c), or x.
     TORCHSOFTMAX_FN V value(const V& x) const {
@@ -125,7 +170,18 @@ struct ScaledLogits {
         return gradient;
       }
     }
+    TORCHSOFTMAX_FN Row differences() const { return *this; }
   };
+#if !defined(TORCHSOFTMAX_ON_CUDA)
+  template <typename V>
+  struct RatioRow : Row<V> {
+    template <typename Map>
+    RatioRow each(Map&& map) const {
+      return {Row<V>::each(map)};
+    }
+    V exponential(const V& value) const { return exp_for_ratio(this->shifted(value)); }
+  };
+#endif
 
   explicit ScaledLogits(double temperature, double softcap = 0)
       : softcap_(static_cast<acc_t>(softcap)),
@@ -147,8 +203,12 @@ struct ScaledLogits {
     return row;
   }
   template <typename V>
-  TORCHSOFTMAX_FN Row<V> of_ratio(const V& max_input) const {
+  TORCHSOFTMAX_FN auto of_ratio(const V& max_input) const {
+#if defined(TORCHSOFTMAX_ON_CUDA)
     return of_row(max_input);
+#else
+    return RatioRow<V>{of_row(max_input)};
+#endif
   }
   TORCHSOFTMAX_FN acc_t per_temperature() const { return per_temperature_; }
 

@@ -38,6 +38,11 @@ struct Softmax : ShiftedLogits<Logits> {
   struct Result {
     Row row;
     V scale;
+
+    template <typename Map>
+    Result each(Map&& map) const {
+      return {row.each(map), map(scale)};
+    }
   };
 
   template <typename Row, typename Lanes, typename Keep, typename In, typename... Mask>
@@ -84,6 +89,11 @@ struct LogSoftmax : ShiftedLogits<Logits> {
   struct Result {
     Row row;
     V log_sum;  // max + log_sum would lose its digits where max is large
+
+    template <typename Map>
+    Result each(Map&& map) const {
+      return {row.each(map), map(log_sum)};
+    }
   };
 
   template <typename Row, typename Lanes, typename Keep, typename In, typename... Mask>
@@ -92,9 +102,10 @@ struct LogSoftmax : ShiftedLogits<Logits> {
     return row.term(this->value_of(row, i, lanes, input, mask...));
   }
   template <typename Walk, typename Row, typename V, typename Keep>
-  TORCHSOFTMAX_FN Result<Row, V> result_of(const Walk& walk, const Row& row, const V& sum,
-                                           const Keep&) const {
-    return {row, walk.log(sum)};
+  TORCHSOFTMAX_FN auto result_of(const Walk& walk, const Row& row, const V& sum,
+                                 const Keep&) const {
+    const auto differences = row.differences();
+    return Result<std::decay_t<decltype(differences)>, V>{differences, walk.log(sum)};
   }
   template <typename Row, typename V, typename Lanes, typename Keep, typename In, typename... Mask>
   TORCHSOFTMAX_FN V value(const Result<Row, V>& result, int64_t i, Lanes lanes, const Keep&,

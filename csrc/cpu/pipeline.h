@@ -1,0 +1,253 @@
+#pragma once
+// Rows in a pipeline, along them: while the terms of one row are summed up, the maximum of a later
+// one is found and an earlier one is written. So there is arithmetic to do while data comes, and no
+// waiting for the end of a reduction. For policies in stages (policies/staged.h).
+//
+// Short rows are a group behind each other, not one: as many as a vector has lanes. What is left of
+// their reductions inside of vectors is then done for all of them at once, and so is what a policy
+// makes of a maximum or a sum, in which each lane is a row.
+
+#include <ATen/Parallel.h>
+
+#include "streaming.h"
+#include "task.h"
+#include "walk.h"
+
+namespace torchsoftmax::cpu {
+
+/// A vector of each of kRows rows, which together are reduced to one value of each row.
+template <typename acc_t, int kRows>
+class RowParts {
+ public:
+  using V = Vec<acc_t>;
+
+  void set(int64_t row, const V& part) { parts_[kRows == 1 ? 0 : row] = part; }
+
+  /// In lane k that of row k; of one row in all lanes. In the order of Walk's own reductions.
+  template <typename Op>
+  V reduced(Op&& op) const {
+    V result = pairwise<0, kRows>(op);
+    for (int64_t rows = kRows; rows < kLanes<acc_t>; rows *= 2) {
+      result = of_neighbours<acc_t>(result, result, op);
+    }
+    return result;
+  }
+
+ private:
+  template <int kFirst, int kCount, typename Op>
+  V pairwise(Op&& op) const {
+    if constexpr (kCount == 1) {
+      return parts_[kFirst];
+    } else {
+      constexpr int kHalf = kCount / 2;
+      return of_neighbours<acc_t>(pairwise<kFirst, kHalf>(op), pairwise<kFirst + kHalf, kHalf>(op),
+                                  op);
+    }
+  }
+
+  std::array<V, kRows> parts_{};
+};
+
+/// What a policy knows of kRows rows: a vector, or a struct with `each`. Of a group, lanes are
+/// rows.
+template <typename State, typename acc_t, int kRows>
+class RowStates {
+ public:
+  using V = Vec<acc_t>;
+
+  explicit RowStates(const State& states) { set(states); }
+
+  void set(const State& states) {
+    states_ = states;
+    if constexpr (kRows > 1) {
+      acc_t* to = lanes_.data();
+      mapped(states, [&](const V& member) {
+        member.store(std::exchange(to, to + kLanes<acc_t>));
+        return member;
+      });
+    }
+  }
+  const State& all() const { return states_; }
+  /// Of one row, in all lanes.
+  decltype(auto) of(int64_t row) const {
+    if constexpr (kRows == 1) {
+      return (states_);
+    } else {
+      const acc_t* from = lanes_.data() + row;
+      return mapped(states_,
+                    [&](const V&) { return V(*std::exchange(from, from + kLanes<acc_t>)); });
+    }
+  }
+
+ private:
+  static constexpr size_t kMembers = sizeof(State) / sizeof(V);
+
+  template <typename Map>
+  static State mapped(const State& state, Map&& map) {
+    if constexpr (std::is_same_v<State, V>) {
+      return map(state);
+    } else {
+      return state.each(map);
+    }
+  }
+
+  State states_;
+  alignas(64) std::array<acc_t, kMembers * kLanes<acc_t>> lanes_;
+};
+
+/// A walk over kRows rows, as far as a policy needs one for their sums: those of single rows and of
+/// groups have the same logarithm.
+template <typename acc_t, int kRows>
+struct GroupWalk {
+  Vec<acc_t> log(const Vec<acc_t>& sums) const {
+    alignas(64) std::array<acc_t, kLanes<acc_t>> values;
+    sums.store(values.data());
+    for (int64_t row = 0; row < kRows; ++row) {
+      values[row] = std::log(values[row]);
+    }
+    return kRows == 1 ? Vec<acc_t>(values[0]) : Vec<acc_t>::loadu(values.data());
+  }
+};
+
+/// Runs a policy along the rows from `begin` to `end`; kRows: those of a group, or 1. Outputs that
+/// are not kStreamed are in the caches, and fetched into the first level a row ahead, where that is
+/// not a whole group. Everything inlined, for GCC otherwise passes vectors through memory.
+template <typename acc_t, int kRows, bool kStreamed, typename RowPolicy, typename Out, typename In>
+TORCHSOFTMAX_FLATTEN void run_pipeline(const RowPolicy& policy, const RowTensor<Out>& out,
+                                       const RowTensor<const In>& in, int64_t begin, int64_t end) {
+  using V = Vec<acc_t>;
+  constexpr bool kInOutput = std::is_same_v<Out, acc_t> && !kStreamed;
+  constexpr auto kFetching = kRows == 1 && !kStreamed ? Fetching::kOutput : Fetching::kNothing;
+  const auto larger = [](const V& a, const V& b) { return maximum_dropping_nan(a, b); };
+  const auto plus = [](const V& a, const V& b) { return a + b; };
+  const Walk<acc_t, LaneOrder::kAlongRow> walk(out.classes);
+  const GroupWalk<acc_t, kRows> of_group;
+  const int64_t kept = kInOutput || !RowPolicy::kKeeps ? 0 : out.classes + kLanes<acc_t>;
+  const Scratch<acc_t> scratch(2 * kRows * kept + 1);
+  const auto input = [&](int64_t row) {
+    return View<const In, acc_t, kFetching>{
+        in.row(row), reinterpret_cast<const char*>(out.row(row)), sizeof(Out)};
+  };
+  const auto output = [&](int64_t row) {
+    return Output<Out, acc_t, std::bool_constant<kStreamed>>{{out.row(row)}};
+  };
+  const auto keep = [&](int64_t row) {
+    if constexpr (kInOutput) {
+      return Kept<acc_t>{out.row(row)};
+    } else {
+      return Kept<acc_t>{scratch.data() + row % (2 * kRows) * kept};
+    }
+  };
+  const auto rows_from = [&](int64_t first) { return std::min<int64_t>(kRows, end - first); };
+
+  RowParts<acc_t, kRows> maxima, sums;
+  for (int64_t k = 0; k < rows_from(begin); ++k) {
+    const auto first = input(begin + k);
+    const auto of_first = [&](int64_t i, auto lanes) {
+      return std::array<V, 2>{policy.largest(i, lanes, first), V(0)};
+    };
+    maxima.set(k, walk.parts_of_maximum_and_sum(of_first)[0]);
+  }
+  RowStates<decltype(policy.row_of(V(0))), acc_t, kRows> states(
+      policy.row_of(maxima.reduced(larger)));
+  const auto result_of = [&](const V& sum) {
+    return policy.result_of(of_group, states.all(), sum, keep(begin));
+  };
+  RowStates<decltype(result_of(V(1))), acc_t, kRows> results(result_of(V(1)));
+  const auto write = [&](int64_t row, int64_t k) {
+    const auto input_row = input(row);
+    const auto kept_row = keep(row);
+    const auto out_row = output(row);
+    const auto& result = results.of(k);
+    walk.for_each([&](int64_t i, auto lanes) {
+      out_row.store(i, policy.value(result, i, lanes, kept_row, input_row), lanes);
+    });
+  };
+  int64_t group = begin;
+  for (; group < end; group += kRows) {
+    for (int64_t k = 0; k < rows_from(group); ++k) {
+      const int64_t row = group + k;
+      const auto now = input(row), later = input(std::min(row + kRows, end - 1));
+      const auto kept_now = keep(row);
+      const auto& state = states.of(k);
+      const auto both = [&](int64_t i, auto lanes) {
+        return std::array<V, 2>{policy.largest(i, lanes, later),
+                                policy.add(state, i, lanes, kept_now, now)};
+      };
+      std::array<V, 2> found;
+      if (group == begin) {
+        found = walk.parts_of_maximum_and_sum(both);
+      } else {
+        const auto before = input(row - kRows);
+        const auto kept_before = keep(row - kRows);
+        const auto out_before = output(row - kRows);
+        const auto& result = results.of(k);
+        found = walk.parts_of_maximum_and_sum([&](int64_t i, auto lanes) {
+          out_before.store(i, policy.value(result, i, lanes, kept_before, before), lanes);
+          return both(i, lanes);
+        });
+      }
+      maxima.set(k, found[0]);
+      sums.set(k, found[1]);
+    }
+    for (int64_t k = rows_from(group); group > begin && k < kRows; ++k) {
+      write(group + k - kRows, k);
+    }
+    results.set(result_of(sums.reduced(plus)));
+    states.set(policy.row_of(maxima.reduced(larger)));
+  }
+  group -= kRows;
+  for (int64_t k = 0; k < rows_from(group); ++k) {
+    write(group + k, k);
+  }
+  if (kStreamed) {
+    finish_streams();
+  }
+}
+
+// The longest rows that run in a pipeline. Of a policy that keeps its terms in the output, the rows
+// and the terms of three stay in the first level of the cache; of others in the first two.
+template <typename RowPolicy>
+inline constexpr int64_t kPipelinedClasses = RowPolicy::kKeeps ? 2048 : 8192;
+
+// The longest rows that are worked on in groups: of these, as many as a vector has lanes are in the
+// caches with what is read ahead. Where outputs are streamed, and terms have a place of their own,
+// only small groups of short rows are faster than row after row.
+inline constexpr int64_t kGroupedClasses = 512, kGroupedStreamedClasses = 128;
+
+/// Whether a policy's rows, which lie along, run in a pipeline: all of them begin with a whole
+/// vector there.
+template <typename acc_t, typename RowPolicy, typename Out, typename In>
+bool is_pipelined(const RowTensor<Out>& out, const RowTensor<const In>& in) {
+  return out.classes > 0 && out.classes <= kPipelinedClasses<RowPolicy> &&
+         (!is_streamed_along<acc_t>(out, in) || has_aligned_rows<acc_t>(out));
+}
+
+template <typename acc_t, typename RowPolicy, typename Out, typename In>
+void pipelined_rows(const RowPolicy& policy, const RowTensor<Out>& out,
+                    const RowTensor<const In>& in) {
+  const auto run = [&](auto rows, auto streamed) {
+    at::parallel_for(0, out.rows, rows_per_task(out.classes), [&](int64_t begin, int64_t end) {
+      run_pipeline<acc_t, rows(), streamed()>(policy, out, in, begin, end);
+    });
+  };
+  constexpr std::integral_constant<int, 1> kOne;
+  const bool streamed = is_streamed(out, in) && has_aligned_rows<acc_t>(out);
+  if constexpr (RowPolicy::kOften) {
+    if (RowPolicy::kKeeps && streamed && out.classes <= kGroupedStreamedClasses) {
+      run(std::integral_constant<int, 4>(), std::true_type());
+      return;
+    }
+    if (!streamed && out.classes <= kGroupedClasses) {
+      run(std::integral_constant<int, kLanes<acc_t>>(), std::false_type());
+      return;
+    }
+  }
+  if (streamed) {
+    run(kOne, std::true_type());
+  } else {
+    run(kOne, std::false_type());
+  }
+}
+
+}  // namespace torchsoftmax::cpu
