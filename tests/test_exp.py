@@ -98,8 +98,10 @@ def test_special_values(value: float, expected: float, classes: int) -> None:
     )
 
 
-# Units of eps: the sum and the division take most of it. Where x - max is rounded, 32 more.
+# Units of eps: the sum and the division take most of it. Where x - max is rounded, 32 more: rows of
+# up to two vectors are worked on across.
 LARGEST_ERROR_OF_SOFTMAX = {"AVX512": 5.0, "AVX2": 5.0, "DEFAULT": 36.0}
+ACROSS = 32
 
 
 @pytest.mark.kernels
@@ -119,7 +121,8 @@ def test_softmax_does_not_round_differences(classes: int, offset: float) -> None
     assert y[0, 0] == 1
     eps = torch.finfo(torch.float32).eps
     worst = ((y - exact)[exact > 0] / exact[exact > 0]).abs().max() / eps
-    assert worst <= LARGEST_ERROR_OF_SOFTMAX[torch.backends.cpu.get_cpu_capability()]
+    capability = "DEFAULT" if classes <= ACROSS else torch.backends.cpu.get_cpu_capability()
+    assert worst <= LARGEST_ERROR_OF_SOFTMAX[capability]
 
 
 @pytest.mark.kernels
@@ -142,8 +145,8 @@ def test_softmax_may_be_subnormal(classes: int, temperature: float) -> None:
 def test_rows_of_any_size_beside_each_other(classes: int, largest: float) -> None:
     """A row is not changed by what is special in another of its group."""
     x = torch.randn(40, classes)
-    x[7] = largest - torch.arange(classes) if abs(largest) < 1e5 else largest
+    x[20] = largest - torch.arange(classes) if abs(largest) < 1e5 else largest
     y = torchsoftmax.softmax(x, 1)
     torch.testing.assert_close(y, x.softmax(1), rtol=1e-5, atol=1e-7, equal_nan=True)
-    alone = torch.cat([torchsoftmax.softmax(x[:7], 1), torchsoftmax.softmax(x[8:], 1)])
-    assert torch.equal(torch.cat([y[:7], y[8:]]), alone)
+    others = [torchsoftmax.softmax(part, 1) for part in (x[:20], x[21:])]
+    assert torch.equal(torch.cat([y[:20], y[21:]]), torch.cat(others))

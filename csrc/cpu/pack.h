@@ -69,19 +69,6 @@ Pack<acc_t, kCount> exp_for_ratio(const Pack<acc_t, kCount>& x) {
   return Pack<acc_t, kCount>::of([&](auto k) { return exp_for_ratio(x.vectors[k]); });
 }
 
-template <typename acc_t, int kCount>
-struct ExpLess<Pack<acc_t, kCount>> {
-  std::array<ExpLess<Vec<acc_t>>, kCount> each;
-
-  ExpLess() = default;
-  explicit ExpLess(const Pack<acc_t, kCount>& max, int raised = 0) {
-    unrolled<kCount>([&](auto k) { each[k] = ExpLess<Vec<acc_t>>(max.vectors[k], raised); });
-  }
-  Pack<acc_t, kCount> operator()(const Pack<acc_t, kCount>& x) const {
-    return Pack<acc_t, kCount>::of([&](auto k) { return each[k](x.vectors[k]); });
-  }
-};
-
 /// For a sum: see policies/logits.h.
 template <typename V>
 V exp_term(const V& x) {

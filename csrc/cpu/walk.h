@@ -25,7 +25,7 @@ template <typename acc_t, LaneOrder kOrder, int kCount = 1, typename Lanes = All
 class Walk {
  public:
   using V = Across<acc_t, kCount>;
-  static constexpr bool kAlong = kOrder == LaneOrder::kAlongRow;
+  static constexpr bool kAlong = kOrder == LaneOrder::kAlongRow, kAcross = !kAlong;
   static constexpr int64_t kRows = kAlong ? 1 : kCount * kLanes<acc_t>;
 
   /// Whether lanes have to take the same way through a policy.
@@ -267,7 +267,7 @@ class Walk {
 
   template <size_t kTerms, typename Op, typename Terms>
   std::array<V, kTerms> reduce(const std::array<V, kTerms>& neutral, Op&& op, Terms&& terms) const {
-    auto result = reduce_lanes(neutral, op, std::forward<Terms>(terms));
+    auto result = reduce_lanes(neutral, op, terms);
     if constexpr (kAlong) {
       unrolled<kTerms>([&](auto k) {
         const auto combine = [&](const V& a, const V& b) { return op(k, a, b); };
@@ -277,10 +277,11 @@ class Walk {
     return result;
   }
 
-  /// Each lane for itself.
+  /// Each lane for itself. Inlined in any case: otherwise what `terms` refers to is read from
+  /// memory.
   template <size_t kTerms, typename Op, typename Terms>
-  std::array<V, kTerms> reduce_lanes(const std::array<V, kTerms>& neutral, Op&& op,
-                                     Terms&& terms) const {
+  [[gnu::always_inline]] std::array<V, kTerms> reduce_lanes(const std::array<V, kTerms>& neutral,
+                                                            Op&& op, Terms&& terms) const {
     std::array<std::array<V, kTerms>, kUnroll> partial;
     unrolled<kUnroll>([&](auto u) { partial[u] = neutral; });
     const auto accumulate = [&](auto& into, const auto& from) {

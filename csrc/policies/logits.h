@@ -10,7 +10,7 @@
 // of this one.
 // `differences()` is what `shifted` alone takes of a row.
 // `of_ratio` is `of_row` where only the ratio of exponentials matters: all may have a factor that
-// is the row's own.
+// is the row's own. kAcross: the lanes of the maximum are rows, where that makes a difference.
 
 #include <cmath>
 
@@ -59,13 +59,13 @@ struct NarrowRatioRow {
 };
 #else
 /// With x - max and its exponential in one.
-template <typename V>
+template <typename V, typename Exp>
 struct PlainRow {
   V max;
-  cpu::ExpLess<V> exp_less;
+  Exp exp_less;
 
   PlainRow() = default;
-  explicit PlainRow(const V& max, int raised = 0) : max(max), exp_less(max, raised) {}
+  explicit PlainRow(const V& max) : max(max), exp_less(max) {}
 
   /// With map(member) for every member.
   template <typename Map>
@@ -101,23 +101,40 @@ struct PlainLogits {
   static constexpr bool kPlain = true;
   static constexpr bool kCapped = false;
 
-  template <typename V>
+#if defined(TORCHSOFTMAX_ON_CUDA)
+  template <bool kAcross = false, typename V>
   TORCHSOFTMAX_FN PlainRow<V> of_row(const V& max_input) const {
     return PlainRow<V>(max_input);
   }
-  template <typename V>
+  template <bool kAcross = false, typename V>
   TORCHSOFTMAX_FN auto of_ratio(const V& max_input) const {
-#if defined(TORCHSOFTMAX_ON_CUDA)
     if constexpr (V::kNarrow) {
       return NarrowRatioRow(max_input);
     } else {
       return of_row(max_input);
     }
-#else
-    return PlainRow<V>(max_input, cpu::kRaised);
-#endif
   }
+#else
+  template <bool kAcross = false, typename V>
+  auto of_row(const V& max_input) const {
+    return row_with<V, kAcross, false>(max_input);
+  }
+  template <bool kAcross = false, typename V>
+  auto of_ratio(const V& max_input) const {
+    return row_with<V, kAcross, true>(max_input);
+  }
+#endif
   TORCHSOFTMAX_FN acc_t per_temperature() const { return 1; }
+
+#if !defined(TORCHSOFTMAX_ON_CUDA)
+ private:
+  template <typename V, bool kAcross, bool kForRatio>
+  static auto row_with(const V& max) {
+    using Exp =
+        std::conditional_t<kAcross, cpu::ExpLess<V, kForRatio>, cpu::ExpLessOfRow<V, kForRatio>>;
+    return PlainRow<V, Exp>(max);
+  }
+#endif
 };
 
 /// z = c tanh(x / c) / T with a softcap c, otherwise x / T.
@@ -194,7 +211,7 @@ struct ScaledLogits {
     scale_rest_ = static_cast<acc_t>(rest / temperature);
   }
 
-  template <typename V>
+  template <bool kAcross = false, typename V>
   TORCHSOFTMAX_FN Row<V> of_row(const V& max_input) const {
     Row<V> row{V(0), V(0), V(2 * scale_), V(2 * scale_rest_), V(kCapped ? 1 / softcap_ : acc_t(0)),
                unit_};
@@ -202,7 +219,7 @@ struct ScaledLogits {
     row.max = row.unit ? max_input : row.scaled(row.half_max_value);
     return row;
   }
-  template <typename V>
+  template <bool kAcross = false, typename V>
   TORCHSOFTMAX_FN auto of_ratio(const V& max_input) const {
 #if defined(TORCHSOFTMAX_ON_CUDA)
     return of_row(max_input);
