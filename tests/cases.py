@@ -89,6 +89,8 @@ class Operator:
     products: bool = False
     # Whether the kernel computes what is differentiated, too, and not the definition.
     one_way: bool = True
+    # Whether its value alone comes from other parts of a product than with a gradient.
+    tiled: bool = False
 
     def small(self, device: str) -> Sample:
         """A float64 sample small enough for finite differences and compilation."""
@@ -616,6 +618,7 @@ OPERATORS = (
         linear_samples,
         inner=4.0,  # logits
         products=True,
+        tiled=True,
     ),
     Operator(
         "linear_cross_entropy, bias and extensions",
@@ -624,6 +627,7 @@ OPERATORS = (
         extended_linear_samples,
         inner=4.0,
         products=True,
+        tiled=True,
     ),
     Operator(
         "linear_cross_entropy, probabilities",

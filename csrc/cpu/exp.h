@@ -123,7 +123,7 @@ inline Floats exp_for_ratio(const Floats& x) { return raised_exp<kRaised>(x); }
 /// 2^raised exp(x - max) for x <= max, of a row, without the rounding of x - max, which would be
 /// the largest error of a softmax by far: n counts from the n of max, and what n leaves of max is
 /// taken off what it leaves of x. The relative error is |x - max| 2.7e-9 more than that of
-/// exp_nonpositive, for kLn2Rest is left out, and one operation with it. Exactly 1 for x = max.
+/// exp_nonpositive, for kLn2Rest is left out, and one operation with it. 2^raised for x = max.
 struct FloatExpLess {
   // In a row of numbers as large as this x - max is exact wherever its exponential is not 0.
   static constexpr float kLarge = 32768;
