@@ -60,7 +60,9 @@ def test_gradient_of_an_ignored_row_is_zero_whatever_it_holds(
 
 
 def test_offset_costs_no_digits(device: str) -> None:
-    """The statistics keep the maximum and the log-sum apart."""
+    """The statistics keep the maximum and the log-sum apart. An exponential of x - max is taken from
+    both numbers on a CPU, so with an offset its rounding is another: up to 3 eps of a gradient; the
+    digits that the offset could cost are 2^10 eps."""
     x = torch.randn(64, 1000, device=device)
     x.mul_(64).round_().div_(64)  # exact with an offset of 2^14 as well
     target = torch.randint(1000, (64,), device=device)
@@ -69,7 +71,8 @@ def test_offset_costs_no_digits(device: str) -> None:
         leaf = (x + offset).requires_grad_()
         loss = cross_entropy(leaf, target)
         results.append((loss, *torch.autograd.grad(loss, leaf)))
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    for shifted, without in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(shifted, without, rtol=4 * torch.finfo().eps, atol=0)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])

@@ -25,8 +25,10 @@ ops = torch.ops.torchsoftmax
 CLASSES = 5
 LAYOUTS = {
     "rows": logits(40, CLASSES, dtype=torch.float32),
+    "many rows": logits(150, CLASSES, dtype=torch.float32),
     "columns": logits(CLASSES, 40, dtype=torch.float32).t(),
     "map": logits(2, CLASSES, 3, 7, dtype=torch.float32),
+    "large map": logits(2, CLASSES, 9, 13, dtype=torch.float32),
     "channels last": logits(2, CLASSES, 3, 7, dtype=torch.float32).to(
         memory_format=torch.channels_last
     ),

@@ -5,35 +5,55 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+#include <array>
 #include <vector>
 
 namespace torchsoftmax::cpu {
 
-/// The sum of term(begin) to term(end - 1), as a balanced tree above runs of eight.
+/// The sum of term(begin) to term(end - 1), as a balanced tree above eight sums of eight each.
 template <typename Term>
 double pairwise_sum(int64_t begin, int64_t end, const Term& term) {
-  if (end - begin > 8) {
-    const int64_t middle = begin + (end - begin) / 2;
+  constexpr int64_t kSums = 8;
+  if (end - begin > 8 * kSums) {
+    const int64_t middle = begin + (end - begin) / (2 * kSums) * kSums;
     return pairwise_sum(begin, middle, term) + pairwise_sum(middle, end, term);
   }
-  double sum = 0;
-  for (int64_t i = begin; i < end; ++i) {
-    sum += static_cast<double>(term(i));
+  std::array<double, kSums> sums{};
+  int64_t i = begin;
+  for (; i + kSums <= end; i += kSums) {
+    for (int64_t k = 0; k < kSums; ++k) {
+      sums[k] += static_cast<double>(term(i + k));
+    }
   }
-  return sum;
+  for (int64_t k = 0; i + k < end; ++k) {
+    sums[k] += static_cast<double>(term(i + k));
+  }
+  return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+}
+
+/// The same of a block. A term that is 1 or 0 may be counted.
+template <typename Term>
+double sum_of_block(int64_t begin, int64_t end, const Term& term) {
+  if constexpr (requires { term.counts(); }) {
+    if (term.counts()) {
+      return static_cast<double>(term.count(begin, end));
+    }
+  }
+  return pairwise_sum(begin, end, term);
 }
 
 template <typename Term>
 double deterministic_sum_of(int64_t size, Term&& term) {
   constexpr int64_t kBlock = 4096;
   if (size <= kBlock) {
-    return pairwise_sum(0, size, term);
+    return sum_of_block(0, size, term);
   }
   const int64_t blocks = (size + kBlock - 1) / kBlock;
   std::vector<double> partial(static_cast<size_t>(blocks));
   at::parallel_for(0, blocks, 4, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
-      partial[block] = pairwise_sum(block * kBlock, std::min(size, (block + 1) * kBlock), term);
+      partial[block] = sum_of_block(block * kBlock, std::min(size, (block + 1) * kBlock), term);
     }
   });
   return pairwise_sum(0, blocks, [&](int64_t block) { return partial[block]; });

@@ -13,6 +13,8 @@
 
 #include <ATen/cpu/vec/vec.h>
 
+#include <type_traits>
+
 #if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
 #define TORCHSOFTMAX_FAST_EXP
 #endif
@@ -113,90 +115,91 @@ Floats raised_exp(const Floats& x) {
   return times_exp<false>(power_of_2(shifted), r);
 }
 
-inline Floats exp_nonpositive(const Floats& x) { return raised_exp<0>(x); }
-
-/// Of exponentials of which only the ratio matters, so that a quotient of them may be subnormal,
-/// where they themselves would be 0.
 inline constexpr int kRaised = 24;
-inline Floats exp_for_ratio(const Floats& x) { return raised_exp<kRaised>(x); }
 
-/// 2^raised exp(x - max) for x <= max, of a row, without the rounding of x - max, which would be
-/// the largest error of a softmax by far: n counts from the n of max, and what n leaves of max is
-/// taken off what it leaves of x. The relative error is |x - max| 2.7e-9 more than that of
-/// exp_nonpositive, for kLn2Rest is left out, and one operation with it. 2^raised for x = max.
-struct FloatExpLess {
-  // In a row of numbers as large as this x - max is exact wherever its exponential is not 0.
-  static constexpr float kLarge = 32768;
+/// Where only the ratio of exponentials matters, 2^kRaised times that, so that a quotient of them
+/// may be subnormal where they themselves would be 0.
+template <bool kForRatio = false>
+Floats exp_nonpositive(const Floats& x) {
+  return raised_exp<kForRatio ? kRaised : 0>(x);
+}
 
-  Floats subtracted, lowest, shift, rest;
-  bool large;  // one lane at least
-
+/// The same of x - max for x <= max, of a row, without the rounding of x - max, which would be the
+/// largest error of a softmax by far: n counts from the n of max, and what n leaves of max is taken
+/// off what it leaves of x. The relative error is |x - max| 2.7e-9 more than that of
+/// exp_nonpositive, for kLn2Rest is left out, and one operation with it. Exact for x = max.
+template <bool kForRatio>
+class FloatExpLess {
+ public:
   FloatExpLess() = default;
-  explicit FloatExpLess(const Floats& max, int raised = 0) {
+  explicit FloatExpLess(const Floats& max) {
     using at::vec::fmadd;
     const Floats is_small = max.abs() < Floats(kLarge), zero(0.f);
-    large = is_small.zero_mask() != 0;
+    large_ = is_small.zero_mask() != 0;
     Floats n = fmadd(max, Floats(kLog2E), Floats(kShift)) - Floats(kShift);
-    rest = fmadd(n, Floats(-kLn2), max);
-    subtracted = zero;
-    if (large) [[unlikely]] {
+    rest_ = fmadd(n, Floats(-kLn2), max);
+    subtracted_ = zero;
+    if (large_) [[unlikely]] {
       n = Floats::blendv(zero, n, is_small);
-      rest = Floats::blendv(zero, rest, is_small);
-      subtracted = Floats::blendv(max, zero, is_small);
+      rest_ = Floats::blendv(zero, rest_, is_small);
+      subtracted_ = Floats::blendv(max, zero, is_small);
     }
-    const float by = static_cast<float>(raised);
-    shift = Floats(kShift + by) - n;
-    lowest = fmadd(n, Floats(kLn2), Floats((kLowest - by) * kLn2));
+    constexpr float kBy = kForRatio ? kRaised : 0;
+    shift_ = Floats(kShift + kBy) - n;
+    lowest_ = fmadd(n, Floats(kLn2), Floats((kLowest - kBy) * kLn2));
   }
 
   template <typename Map>
   FloatExpLess each(Map&& map) const {
     FloatExpLess result;
-    result.subtracted = map(subtracted);
-    result.lowest = map(lowest);
-    result.shift = map(shift);
-    result.rest = map(rest);
-    result.large = large;
+    result.subtracted_ = map(subtracted_);
+    result.lowest_ = map(lowest_);
+    result.shift_ = map(shift_);
+    result.rest_ = map(rest_);
+    result.large_ = large_;
     return result;
   }
   Floats operator()(const Floats& x) const {
     using at::vec::fmadd;
-    const Floats clamped = at::vec::clamp_min(reduced(x), lowest);
-    const Floats shifted = fmadd(clamped, Floats(kLog2E), shift);
-    const Floats r = fmadd(shift - shifted, Floats(kLn2), clamped) - rest;
+    const Floats clamped = at::vec::clamp_min(reduced(x), lowest_);
+    const Floats shifted = fmadd(clamped, Floats(kLog2E), shift_);
+    const Floats r = fmadd(shift_ - shifted, Floats(kLn2), clamped) - rest_;
     return times_exp<true>(power_of_2(shifted), r);
   }
 
  private:
+  // In a row of numbers as large as this x - max is exact wherever its exponential is not 0.
+  static constexpr float kLarge = 32768;
+
   Floats reduced(const Floats& x) const {
-    if (large) [[unlikely]] {
-      return x - subtracted;
+    if (large_) [[unlikely]] {
+      return x - subtracted_;
     }
     return x;
   }
+
+  Floats subtracted_, lowest_, shift_, rest_;
+  bool large_;  // one lane at least
 };
 
 #else
 
 inline constexpr int kRaised = 0;
 
-inline at::vec::Vectorized<float> exp_nonpositive(const at::vec::Vectorized<float>& x) {
-  return x.exp();
-}
-inline at::vec::Vectorized<float> exp_for_ratio(const at::vec::Vectorized<float>& x) {
+template <bool kForRatio = false>
+at::vec::Vectorized<float> exp_nonpositive(const at::vec::Vectorized<float>& x) {
   return x.exp();
 }
 
 #endif
 
-inline at::vec::Vectorized<double> exp_nonpositive(const at::vec::Vectorized<double>& x) {
-  return x.exp();
-}
-inline at::vec::Vectorized<double> exp_for_ratio(const at::vec::Vectorized<double>& x) {
+template <bool kForRatio = false>
+at::vec::Vectorized<double> exp_nonpositive(const at::vec::Vectorized<double>& x) {
   return x.exp();
 }
 
-/// exp(x - max), or, for ratios, 2^kRaised times that.
+/// exp_nonpositive(x - max), of several rows side by side, for which the constants of FloatExpLess
+/// are too many for the registers: softmax of (32, 1000, 49) took up to 1.14 times as long.
 template <typename V, bool kForRatio>
 struct ExpLess {
   V max;
@@ -208,30 +211,18 @@ struct ExpLess {
     return ExpLess(map(max));
   }
   V operator()(const V& x) const {
-    if constexpr (kForRatio) {
-      return exp_for_ratio(x - max);
-    } else {
-      return exp_nonpositive(x - max);
-    }
+    return exp_nonpositive<kForRatio>(x - max);
   }
 };
 
-/// The same of one row, in float32 without rounding x - max where there is an exponential of ours.
-/// Not of several rows side by side, for which its constants are too many for the registers:
-/// softmax of (32, 1000, 49) took up to 1.14 times as long.
-template <typename V, bool kForRatio>
-struct ExpLessOfRow : ExpLess<V, kForRatio> {
-  using ExpLess<V, kForRatio>::ExpLess;
-  ExpLessOfRow(const ExpLess<V, kForRatio>& other)  // NOLINT: implicit
-      : ExpLess<V, kForRatio>(other) {}
-};
+/// The same of one row.
 #if defined(TORCHSOFTMAX_FAST_EXP)
-template <bool kForRatio>
-struct ExpLessOfRow<Floats, kForRatio> : FloatExpLess {
-  ExpLessOfRow() = default;
-  explicit ExpLessOfRow(const Floats& max) : FloatExpLess(max, kForRatio ? kRaised : 0) {}
-  ExpLessOfRow(const FloatExpLess& other) : FloatExpLess(other) {}  // NOLINT: implicit
-};
+template <typename V, bool kForRatio>
+using ExpLessOfRow = std::conditional_t<std::is_same_v<V, Floats>, FloatExpLess<kForRatio>,
+                                        ExpLess<V, kForRatio>>;
+#else
+template <typename V, bool kForRatio>
+using ExpLessOfRow = ExpLess<V, kForRatio>;
 #endif
 
 }  // namespace torchsoftmax::cpu

@@ -59,14 +59,18 @@ struct Overlapping {
   int64_t last;
 };
 
-template <typename acc_t, int kCount>
+template <bool kForRatio = false, typename acc_t, int kCount>
 Pack<acc_t, kCount> exp_nonpositive(const Pack<acc_t, kCount>& x) {
-  return Pack<acc_t, kCount>::of([&](auto k) { return exp_nonpositive(x.vectors[k]); });
+  return Pack<acc_t, kCount>::of([&](auto k) { return exp_nonpositive<kForRatio>(x.vectors[k]); });
 }
 
 template <typename acc_t, int kCount>
-Pack<acc_t, kCount> exp_for_ratio(const Pack<acc_t, kCount>& x) {
-  return Pack<acc_t, kCount>::of([&](auto k) { return exp_for_ratio(x.vectors[k]); });
+Pack<acc_t, kCount> where_equal(const Pack<acc_t, kCount>& a, const Pack<acc_t, kCount>& b,
+                                const Pack<acc_t, kCount>& then,
+                                const Pack<acc_t, kCount>& otherwise) {
+  return Pack<acc_t, kCount>::of([&](auto k) {
+    return where_equal(a.vectors[k], b.vectors[k], then.vectors[k], otherwise.vectors[k]);
+  });
 }
 
 /// For a sum: see policies/logits.h.

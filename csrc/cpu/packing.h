@@ -40,6 +40,7 @@ template <typename acc_t, typename scalar_t>
       if (stride == 1) {
         copy_lanes<acc_t>(source, target, run);
       } else {
+#pragma GCC unroll 4  // the time of a loop over one element depends on its place in the code
         for (int64_t j = 0; j < run; ++j) {
           target[j] = static_cast<acc_t>(source[j * stride]);
         }
@@ -62,6 +63,7 @@ template <typename acc_t, typename scalar_t>
       if (stride == 1) {
         copy_lanes<acc_t>(source, target, run, streamed);
       } else {
+#pragma GCC unroll 4
         for (int64_t j = 0; j < run; ++j) {
           target[j * stride] = static_cast<scalar_t>(source[j]);
         }

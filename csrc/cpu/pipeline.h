@@ -9,105 +9,11 @@
 
 #include <ATen/Parallel.h>
 
+#include "row_groups.h"
 #include "streaming.h"
 #include "task.h"
-#include "walk.h"
 
 namespace torchsoftmax::cpu {
-
-/// A vector of each of kRows rows, which together are reduced to one value of each row.
-template <typename acc_t, int kRows>
-class RowParts {
- public:
-  using V = Vec<acc_t>;
-
-  void set(int64_t row, const V& part) { parts_[kRows == 1 ? 0 : row] = part; }
-
-  /// In lane k that of row k; of one row in all lanes. In the order of Walk's own reductions.
-  template <typename Op>
-  V reduced(Op&& op) const {
-    V result = pairwise<0, kRows>(op);
-    for (int64_t rows = kRows; rows < kLanes<acc_t>; rows *= 2) {
-      result = of_neighbours<acc_t>(result, result, op);
-    }
-    return result;
-  }
-
- private:
-  template <int kFirst, int kCount, typename Op>
-  V pairwise(Op&& op) const {
-    if constexpr (kCount == 1) {
-      return parts_[kFirst];
-    } else {
-      constexpr int kHalf = kCount / 2;
-      return of_neighbours<acc_t>(pairwise<kFirst, kHalf>(op), pairwise<kFirst + kHalf, kHalf>(op),
-                                  op);
-    }
-  }
-
-  std::array<V, kRows> parts_{};
-};
-
-/// What a policy knows of kRows rows: a vector, or a struct with `each`. Of a group, lanes are
-/// rows.
-template <typename State, typename acc_t, int kRows>
-class RowStates {
- public:
-  using V = Vec<acc_t>;
-
-  explicit RowStates(const State& states) { set(states); }
-
-  void set(const State& states) {
-    states_ = states;
-    if constexpr (kRows > 1) {
-      acc_t* to = lanes_.data();
-      mapped(states, [&](const V& member) {
-        member.store(std::exchange(to, to + kLanes<acc_t>));
-        return member;
-      });
-    }
-  }
-  const State& all() const { return states_; }
-  /// Of one row, in all lanes.
-  decltype(auto) of(int64_t row) const {
-    if constexpr (kRows == 1) {
-      return (states_);
-    } else {
-      const acc_t* from = lanes_.data() + row;
-      return mapped(states_,
-                    [&](const V&) { return V(*std::exchange(from, from + kLanes<acc_t>)); });
-    }
-  }
-
- private:
-  static constexpr size_t kMembers = sizeof(State) / sizeof(V);
-
-  template <typename Map>
-  static State mapped(const State& state, Map&& map) {
-    if constexpr (std::is_same_v<State, V>) {
-      return map(state);
-    } else {
-      return state.each(map);
-    }
-  }
-
-  State states_;
-  alignas(64) std::array<acc_t, kMembers * kLanes<acc_t>> lanes_;
-};
-
-/// A walk over kRows rows, as far as a policy needs one for their sums: those of single rows and of
-/// groups have the same logarithm.
-template <typename acc_t, int kRows>
-struct GroupWalk {
-  Vec<acc_t> log(const Vec<acc_t>& sums) const {
-    alignas(64) std::array<acc_t, kLanes<acc_t>> values;
-    sums.store(values.data());
-    for (int64_t row = 0; row < kRows; ++row) {
-      values[row] = std::log(values[row]);
-    }
-    return kRows == 1 ? Vec<acc_t>(values[0]) : Vec<acc_t>::loadu(values.data());
-  }
-};
 
 /// Runs a policy along the rows from `begin` to `end`; kRows: those of a group, or 1. Outputs that
 /// are not kStreamed are in the caches, and fetched into the first level a row ahead, where that is
@@ -205,34 +111,58 @@ TORCHSOFTMAX_FLATTEN void run_pipeline(const RowPolicy& policy, const RowTensor<
   }
 }
 
-// The longest rows that run in a pipeline. Of a policy that keeps its terms in the output, the rows
-// and the terms of three stay in the first level of the cache; of others in the first two.
+/// The same in two stages, for rows of which the first level of the cache holds no three: while one
+/// is written, the maximum of the next is found, which is fetched while the terms of the one are
+/// summed up. For policies that keep these in their output.
+template <typename acc_t, typename RowPolicy, typename Out, typename In>
+TORCHSOFTMAX_FLATTEN void run_in_two_stages(const RowPolicy& policy, const RowTensor<Out>& out,
+                                            const RowTensor<const In>& in, int64_t begin,
+                                            int64_t end) {
+  const Walk<acc_t, LaneOrder::kAlongRow> walk(out.classes);
+  const Scratch<acc_t> scratch(std::is_same_v<Out, acc_t> ? 1 : out.classes + kLanes<acc_t>);
+  const View<const In, acc_t> first{in.row(begin)};
+  auto max = walk.maximum([&](int64_t i, auto lanes) { return policy.largest(i, lanes, first); });
+  for (int64_t row = begin; row < end; ++row) {
+    const View<const In, acc_t> next{in.row(std::min(row + 1, end - 1))};
+    const View<const In, acc_t, Fetching::kNextRow> now{
+        in.row(row), reinterpret_cast<const char*>(next.data), sizeof(In)};
+    const Output<Out, acc_t, std::false_type> out_row{{out.row(row)}};
+    Kept<acc_t> keep{scratch.data()};
+    if constexpr (std::is_same_v<Out, acc_t>) {
+      keep.data = out_row.data;
+    }
+    const auto state = policy.row_of(max);
+    const auto sum =
+        walk.sum([&](int64_t i, auto lanes) { return policy.add(state, i, lanes, keep, now); });
+    const auto result = policy.result_of(walk, state, sum, keep);
+    max = walk.maximum([&](int64_t i, auto lanes) {
+      out_row.store(i, policy.value(result, i, lanes, keep, now), lanes);
+      return policy.largest(i, lanes, next);
+    });
+  }
+}
+
+// The longest rows, in bytes, that run in a pipeline. Of a policy that keeps its terms in the
+// output, the rows and the terms of three stay in the first level of the cache; of others in the
+// first two. In two stages, it is two rows that stay in the first two.
 template <typename RowPolicy>
-inline constexpr int64_t kPipelinedClasses = RowPolicy::kKeeps ? 2048 : 8192;
+inline constexpr int64_t kPipelinedRow = int64_t{1} << (RowPolicy::kKeeps ? 13 : 15);
+inline constexpr int64_t kTwoStagesRow = int64_t{1} << 19;
 
 // The longest rows that are worked on in groups: of these, as many as a vector has lanes are in the
 // caches with what is read ahead. Where outputs are streamed, and terms have a place of their own,
 // only small groups of short rows are faster than row after row.
 inline constexpr int64_t kGroupedClasses = 512, kGroupedStreamedClasses = 128;
 
-/// Whether a policy's rows, which lie along, run in a pipeline: all of them begin with a whole
-/// vector there.
-template <typename acc_t, typename RowPolicy, typename Out, typename In>
-bool is_pipelined(const RowTensor<Out>& out, const RowTensor<const In>& in) {
-  return out.classes > 0 && out.classes <= kPipelinedClasses<RowPolicy> &&
-         (!is_streamed_along<acc_t>(out, in) || has_aligned_rows<acc_t>(out));
-}
-
 template <typename acc_t, typename RowPolicy, typename Out, typename In>
 void pipelined_rows(const RowPolicy& policy, const RowTensor<Out>& out,
-                    const RowTensor<const In>& in) {
+                    const RowTensor<const In>& in, bool streamed) {
   const auto run = [&](auto rows, auto streamed) {
     at::parallel_for(0, out.rows, rows_per_task(out.classes), [&](int64_t begin, int64_t end) {
       run_pipeline<acc_t, rows(), streamed()>(policy, out, in, begin, end);
     });
   };
   constexpr std::integral_constant<int, 1> kOne;
-  const bool streamed = is_streamed(out, in) && has_aligned_rows<acc_t>(out);
   if constexpr (RowPolicy::kOften) {
     if (RowPolicy::kKeeps && streamed && out.classes <= kGroupedStreamedClasses) {
       run(std::integral_constant<int, 4>(), std::true_type());
@@ -248,6 +178,32 @@ void pipelined_rows(const RowPolicy& policy, const RowTensor<Out>& out,
   } else {
     run(kOne, std::false_type());
   }
+}
+
+/// Runs a policy's rows, which lie along, in a pipeline, and returns whether it did. Those that are
+/// streamed have to begin with a whole vector there.
+template <typename acc_t, typename RowPolicy, typename Out, typename In>
+bool ran_in_pipeline(const RowPolicy& policy, const RowTensor<Out>& out,
+                     const RowTensor<const In>& in) {
+  const int64_t bytes = out.classes * static_cast<int64_t>(sizeof(acc_t));
+  const bool aligned = has_aligned_rows<acc_t>(out);
+  const bool streamed = is_streamed(out, in) && aligned;
+  if (bytes == 0 || (!aligned && is_streamed_along<acc_t>(out, in))) {
+    return false;
+  }
+  if (bytes <= kPipelinedRow<RowPolicy>) {
+    pipelined_rows<acc_t>(policy, out, in, streamed);
+    return true;
+  }
+  if constexpr (RowPolicy::kKeeps && RowPolicy::kOften) {
+    if (!streamed && bytes <= kTwoStagesRow) {
+      at::parallel_for(0, out.rows, rows_per_task(out.classes), [&](int64_t begin, int64_t end) {
+        run_in_two_stages<acc_t>(policy, out, in, begin, end);
+      });
+      return true;
+    }
+  }
+  return false;
 }
 
 }  // namespace torchsoftmax::cpu

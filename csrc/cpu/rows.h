@@ -165,9 +165,18 @@ void across_rows(const RowPolicy& policy, const RowTensor<Out>& out,
   });
 }
 
-// Rows of this many vectors or fewer are worked on across, even where they lie along: a row costs
-// two reductions inside of a vector and a logarithm, which neighbouring rows then share.
-inline constexpr int64_t kShortRow = 2;
+/// Whether rows of so few classes are worked on across, even where they lie along: a row costs two
+/// reductions inside of a vector and a logarithm, which neighbouring rows then share. Groups in a
+/// pipeline share them too, and of AVX-512 are faster where a row fills its first vector.
+template <typename acc_t, typename RowPolicy, size_t kOperands>
+bool is_short(int64_t classes) {
+#if defined(CPU_CAPABILITY_AVX512)
+  constexpr bool kGroups = RowPolicy::kStaged && RowPolicy::kOften && kOperands == 1;
+#else
+  constexpr bool kGroups = false;
+#endif
+  return classes <= 2 * kLanes<acc_t> && !(kGroups && classes >= kLanes<acc_t>);
+}
 
 /// Runs `policy` over every row of the operands, which agree in rows and classes. A policy without
 /// an output passes `RowTensor<Out>` with null data.
@@ -177,14 +186,14 @@ void for_each_row(const RowPolicy& policy, const RowTensor<Out>& out,
   if (out.rows == 0) {
     return;
   }
-  const bool short_rows = out.classes <= kShortRow * kLanes<acc_t> && out.rows >= kLanes<acc_t> / 2;
+  const bool short_rows = is_short<acc_t, RowPolicy, sizeof...(In)>(out.classes) &&
+                          out.rows >= kLanes<acc_t> / 2;
   if (short_rows || out.class_stride != 1 || ((in.class_stride != 1) || ...)) {
     across_rows<acc_t>(policy, out, in...);
     return;
   }
   if constexpr (RowPolicy::kStaged && sizeof...(In) == 1) {
-    if (is_pipelined<acc_t, RowPolicy>(out, in...)) {
-      pipelined_rows<acc_t>(policy, out, in...);
+    if (ran_in_pipeline<acc_t>(policy, out, in...)) {
       return;
     }
   }

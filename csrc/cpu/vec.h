@@ -163,6 +163,18 @@ inline void finish_streams() {
 using at::vec::fmadd;
 using at::vec::fmsub;
 
+/// `then` in the lanes in which a and b are equal, `otherwise` in the others.
+template <typename acc_t>
+Vec<acc_t> where_equal(const Vec<acc_t>& a, const Vec<acc_t>& b, const Vec<acc_t>& then,
+                       const Vec<acc_t>& otherwise) {
+#if defined(CPU_CAPABILITY_AVX512)
+  if constexpr (std::is_same_v<acc_t, float>) {  // GCC leaves three more operations in blendv
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), otherwise, then);
+  }
+#endif
+  return Vec<acc_t>::blendv(otherwise, then, a == b);
+}
+
 /// Pairs of neighbouring lanes, of `a` in the lower half and of `b` in the upper.
 template <typename acc_t, typename Op>
 Vec<acc_t> of_neighbours(const Vec<acc_t>& a, const Vec<acc_t>& b, Op&& op) {

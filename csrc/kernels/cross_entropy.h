@@ -81,6 +81,8 @@ template <typename acc_t, typename Run>
 void with_logits(const CrossEntropyArgs& args, Run&& run) {
   if (args.softcap != 0) {
     run(ScaledLogits<acc_t, true>(args.temperature, args.softcap));
+  } else if (!kLossesByWork && args.temperature == 1) {
+    run(PlainLogits<acc_t>{});
   } else {
     run(ScaledLogits<acc_t, false>(args.temperature));
   }
@@ -106,7 +108,7 @@ void run_rows(const CrossEntropyArgs& args, const Prepared<acc_t>& prepared,
               const RowTensor<scalar_t>& out, const at::Tensor& input) {
   const int64_t dim = checks::class_dim(input);
   const auto logits_rows = rows_of<const scalar_t>(input, dim);
-  if constexpr (kPlainLosses) {
+  if constexpr (kLossesByWork) {
     if (!prepared.probabilities && !prepared.smooth && args.softcap == 0 && args.temperature == 1) {
       const LossRows<acc_t>& loss_rows = prepared.loss_rows;
       if (!loss_rows.with_gradient()) {

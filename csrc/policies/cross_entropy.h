@@ -38,6 +38,9 @@ struct IndexRowWeight {
     const acc_t sample = sample_weight == nullptr ? acc_t(1) : sample_weight[row];
     return target.valid(row) ? target.weight_of(row) * sample : acc_t(0);
   }
+  /// Whether all that take part weigh 1.
+  bool counts() const { return target.weight == nullptr && sample_weight == nullptr; }
+  int64_t count(int64_t begin, int64_t end) const { return target.count(begin, end); }
 };
 
 template <typename acc_t>
@@ -101,7 +104,7 @@ template <typename Walk, typename Logits, typename Losses>
 TORCHSOFTMAX_FN auto state_of(const Walk& walk, const Logits& logits, const Losses& loss_rows,
                               RowRange rows, const typename Walk::V& max) {
   using V = typename Walk::V;
-  const auto row = logits.of_row(max);
+  const auto row = logits.template of_row<(Walk::kRows > 1)>(max);
   const V log_sum = loss_rows.forward() ? V(0) : walk.load_rows(loss_rows.known_log_sum, rows);
   return RowState<std::decay_t<decltype(row)>, V>{row, log_sum, V(0)};
 }
@@ -132,6 +135,7 @@ template <typename acc_t, typename Logits, bool kSmooth, Work kWork = Work::kAny
 struct IndexRow : Policy {
   static constexpr bool kKeeps = !Logits::kCapped;
   static constexpr bool kDirect = !Logits::kCapped;
+  static constexpr bool kAmends = Logits::kCapped;
   static constexpr bool kOften = kWork != Work::kAny;
   static constexpr bool kReduces = kWork != Work::kGradient;
   static constexpr bool kReadsElements = true;
@@ -168,7 +172,9 @@ struct IndexRow : Policy {
     const V x_target = of_rows([&](int64_t c, int64_t lane) { return walk.own(input, c, lane); });
     // Read here, so that nobody waits for it later.
     const V upstream = loss_rows.with_gradient() ? loss_rows.gradients(walk, rows) : V(0);
-    const auto logits_of = [&](const V& max) { return logits.of_row(max); };
+    const auto logits_of = [&](const V& max) {
+      return logits.template of_row<(Walk::kRows > 1)>(max);
+    };
     RowState<decltype(logits_of(V(0))), V> state;
     if (!forward) {
       state = state_of(walk, logits, loss_rows, rows, walk.load_rows(loss_rows.known_max, rows));
@@ -236,17 +242,33 @@ struct IndexRow : Policy {
           q_target + share * of_rows([&](int64_t c, int64_t) { return smoothing.weight[c]; });
     }
     mass = with_z_loss(mass, loss_rows, state);
-    write_gradient(walk, keep, out, input, state, keeps, grad * mass, grad * share,
-                   targets.all ? nullptr : &valid);
-    walk.by_one(targets.index[0], [&] {
-      // The target's entry, with q_target subtracted before rounding.
+    // The target's entry, with q_target subtracted before rounding.
+    const auto entry_of_target = [&] {
       const V value_target = state.logits.value(x_target);
-      V grad_target =
-          grad *
-          (mass * exp_nonpositive(state.logits.shifted(value_target) - state.log_sum) - q_target);
-      grad_target = state.logits.times_slope(grad_target, value_target);
+      const V p = exp_nonpositive(state.logits.shifted(value_target) - state.log_sum);
+      return state.logits.times_slope(grad * (mass * p - q_target), value_target);
+    };
+    const V* some_valid = targets.all ? nullptr : &valid;
+    if constexpr (Walk::kRows > 1) {
+      // Rows across: it takes its place in the vectors that are written.
+      if (target.classes <= kExactClasses) {
+        const V entry = entry_of_target();
+        const V place = walk.per_row(rows, [&](int64_t, int64_t lane) {
+          return static_cast<acc_t>(targets.index[lane]);
+        });
+        const auto amended = [&](int64_t i, const V& value) {
+          return where_equal(V(static_cast<acc_t>(i)), place, entry, value);
+        };
+        write_gradient(walk, keep, out, input, state, keeps, grad * mass, grad * share, some_valid,
+                       amended);
+        return;
+      }
+    }
+    write_gradient(walk, keep, out, input, state, keeps, grad * mass, grad * share, some_valid,
+                   [](int64_t, const V& value) { return value; });
+    walk.by_one(targets.index[0], [&] {
       std::array<acc_t, Walk::kRows> entries;
-      walk.store_lanes(entries.data(), grad_target);
+      walk.store_lanes(entries.data(), entry_of_target());
       for (int64_t lane = 0; lane < rows.count; ++lane) {
         if (targets.index[lane] >= 0) {
           walk.put(out, targets.index[lane], lane, entries[lane]);
@@ -256,13 +278,17 @@ struct IndexRow : Policy {
   }
 
  private:
-  /// The gradient but for the target's entry. `some_valid`: 0 in the lanes of ignored rows, where
-  /// there are any: they may hold nan, their gradient is 0.
-  template <typename Walk, typename Keep, typename Out, typename In, typename State, typename V>
+  /// As many are different numbers of acc_t.
+  static constexpr int64_t kExactClasses = int64_t{1} << std::numeric_limits<acc_t>::digits;
+
+  /// The gradient, of which `amended` may change entries that are the target's. `some_valid`: 0 in
+  /// the lanes of ignored rows, where there are any: they may hold nan, their gradient is 0.
+  template <typename Walk, typename Keep, typename Out, typename In, typename State, typename V,
+            typename Amended>
   TORCHSOFTMAX_FN void write_gradient(const Walk& walk, const Keep& keep, const Out& out,
                                       const In& input, const State& state, bool keeps,
-                                      const V& mass, const V& grad_share,
-                                      const V* some_valid) const {
+                                      const V& mass, const V& grad_share, const V* some_valid,
+                                      const Amended& amended) const {
     const auto less_share = [&](int64_t i, V value, auto lanes) {
       if constexpr (kSmooth) {
         value = fmadd(V(0) - grad_share, walk.per_class(smoothing.weight, i, lanes), value);
@@ -273,7 +299,7 @@ struct IndexRow : Policy {
       if (!Walk::kAlong && some_valid != nullptr) {
         value = V::blendv(V(0), value, *some_valid != V(0));
       }
-      out.store(i, value, lanes);
+      out.store(i, amended(i, value), lanes);
     };
     if constexpr (kHasRoom<Keep>) {
       if (keeps) {

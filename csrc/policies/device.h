@@ -41,11 +41,11 @@ template <typename Keep>
 inline constexpr bool kHasRoom = !std::is_same_v<Keep, NoRoom>;
 
 #if defined(TORCHSOFTMAX_ON_CUDA)
-/// Whether losses have kernels for logits that nothing is done to. On the CPU their arithmetic is
-/// hidden behind memory.
-inline constexpr bool kPlainLosses = true;
+/// Whether losses of logits that nothing is done to have kernels for each kind of work, or one for
+/// all.
+inline constexpr bool kLossesByWork = true;
 #else
-inline constexpr bool kPlainLosses = false;
+inline constexpr bool kLossesByWork = false;
 #endif
 
 inline constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();

@@ -80,6 +80,7 @@ struct PlainRow {
   V shifted(const V& value) const { return value - max; }
   V exponential(const V& value) const { return exp_less(value); }
   V term(const V& value) const { return exp_less(value); }
+  V times_slope(const V& gradient, const V&) const { return gradient; }
 
   struct Differences {
     V max;
@@ -196,7 +197,7 @@ struct ScaledLogits {
     RatioRow each(Map&& map) const {
       return {Row<V>::each(map)};
     }
-    V exponential(const V& value) const { return exp_for_ratio(this->shifted(value)); }
+    V exponential(const V& value) const { return exp_nonpositive<true>(this->shifted(value)); }
   };
 #endif
 

@@ -26,6 +26,19 @@ struct RowTarget {
     return index[row] != ignore_index && accepts(check, index[row], classes, row);
   }
 
+  /// How many of the rows take part, on the CPU.
+  int64_t count(int64_t begin, int64_t end) const {
+    int64_t taking_part = 0, wrong = 0;  // in a loop that is vectorized
+    for (int64_t row = begin; row < end; ++row) {
+      taking_part += is_valid(index[row]);
+      wrong += is_wrong(index[row]);
+    }
+    for (int64_t row = begin; wrong != 0 && row < end; ++row) {
+      wrong -= index[row] != ignore_index && !accepts(check, index[row], classes, row);
+    }
+    return taking_part;
+  }
+
   /// The indices of the rows of a range, -1 where one takes no part.
   template <int64_t kRows>
   struct OfRows {
@@ -36,6 +49,21 @@ struct RowTarget {
   template <typename Walk>
   TORCHSOFTMAX_FN OfRows<Walk::kRows> of_rows(const Walk& walk, RowRange rows) const {
     OfRows<Walk::kRows> result;
+    if constexpr (Walk::kRows > 1) {
+      const int64_t* of_range = index + rows.first;
+      int64_t left_out = 0;
+      for (int64_t lane = 0; lane < rows.count; ++lane) {
+        const bool in = is_valid(of_range[lane]);
+        result.index[lane] = in ? of_range[lane] : -1;
+        left_out += !in;
+      }
+      result.any = left_out < rows.count;
+      result.all = left_out == 0;
+      if (left_out != 0) {
+        count(rows.first, rows.first + rows.count);  // tells of those that are wrong
+      }
+      return result;
+    }
     for (int64_t lane = 0; lane < rows.count; ++lane) {
       const int64_t row = rows.first + lane;
       const bool takes_part = valid(row);
@@ -50,6 +78,13 @@ struct RowTarget {
   TORCHSOFTMAX_FN acc_t weight_of(int64_t row) const {
     return weight == nullptr ? acc_t(1) : weight[index[row]];
   }
+
+ private:
+  bool in_range(int64_t c) const {
+    return static_cast<uint64_t>(c) < static_cast<uint64_t>(classes);
+  }
+  bool is_valid(int64_t c) const { return (c != ignore_index) & in_range(c); }
+  bool is_wrong(int64_t c) const { return (c != ignore_index) & !in_range(c); }
 };
 
 /// d objective / d row: of each row, or the same for all, which may be over a divisor.
