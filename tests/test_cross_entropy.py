@@ -60,9 +60,11 @@ def test_gradient_of_an_ignored_row_is_zero_whatever_it_holds(
 
 
 def test_offset_costs_no_digits(device: str) -> None:
-    """The statistics keep the maximum and the log-sum apart. An exponential of x - max is taken from
-    both numbers on a CPU, so with an offset its rounding is another: up to 3 eps of a gradient; the
-    digits that the offset could cost are 2^10 eps."""
+    """The statistics keep the maximum and the log-sum apart.
+
+    On a CPU, an exponential of x - max is taken from both numbers, so with an offset its rounding
+    is another: up to 3 eps of a gradient. The digits that the offset could cost are 2^10 eps.
+    """
     x = torch.randn(64, 1000, device=device)
     x.mul_(64).round_().div_(64)  # exact with an offset of 2^14 as well
     target = torch.randint(1000, (64,), device=device)

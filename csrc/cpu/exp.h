@@ -210,16 +210,14 @@ struct ExpLess {
   ExpLess each(Map&& map) const {
     return ExpLess(map(max));
   }
-  V operator()(const V& x) const {
-    return exp_nonpositive<kForRatio>(x - max);
-  }
+  V operator()(const V& x) const { return exp_nonpositive<kForRatio>(x - max); }
 };
 
 /// The same of one row.
 #if defined(TORCHSOFTMAX_FAST_EXP)
 template <typename V, bool kForRatio>
-using ExpLessOfRow = std::conditional_t<std::is_same_v<V, Floats>, FloatExpLess<kForRatio>,
-                                        ExpLess<V, kForRatio>>;
+using ExpLessOfRow =
+    std::conditional_t<std::is_same_v<V, Floats>, FloatExpLess<kForRatio>, ExpLess<V, kForRatio>>;
 #else
 template <typename V, bool kForRatio>
 using ExpLessOfRow = ExpLess<V, kForRatio>;

@@ -186,8 +186,8 @@ void for_each_row(const RowPolicy& policy, const RowTensor<Out>& out,
   if (out.rows == 0) {
     return;
   }
-  const bool short_rows = is_short<acc_t, RowPolicy, sizeof...(In)>(out.classes) &&
-                          out.rows >= kLanes<acc_t> / 2;
+  const bool short_rows =
+      is_short<acc_t, RowPolicy, sizeof...(In)>(out.classes) && out.rows >= kLanes<acc_t> / 2;
   if (short_rows || out.class_stride != 1 || ((in.class_stride != 1) || ...)) {
     across_rows<acc_t>(policy, out, in...);
     return;

@@ -253,9 +253,8 @@ struct IndexRow : Policy {
       // Rows across: it takes its place in the vectors that are written.
       if (target.classes <= kExactClasses) {
         const V entry = entry_of_target();
-        const V place = walk.per_row(rows, [&](int64_t, int64_t lane) {
-          return static_cast<acc_t>(targets.index[lane]);
-        });
+        const V place = walk.per_row(
+            rows, [&](int64_t, int64_t lane) { return static_cast<acc_t>(targets.index[lane]); });
         const auto amended = [&](int64_t i, const V& value) {
           return where_equal(V(static_cast<acc_t>(i)), place, entry, value);
         };
