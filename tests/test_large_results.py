@@ -101,6 +101,17 @@ def test_hessian() -> None:
     assert torch.equal(of(x), torch.stack([of(row) for row in x]))
 
 
+@pytest.mark.once
+def test_more_classes_than_a_float_can_tell_apart() -> None:
+    """Side by side in neighbouring rows, whose targets are on both sides of 2^24."""
+    rows, classes = 16, 2**24 + 8
+    x = torch.randn(1, classes, 1).bfloat16().expand(1, -1, rows).requires_grad_()
+    target = classes - 1 - torch.arange(rows)
+    (of_x,) = torch.autograd.grad(loss(x, target.unsqueeze(0)), x)
+    assert (of_x[0, target, torch.arange(rows)] < -0.5).all()
+    assert (of_x < -0.5).sum() == rows
+
+
 LARGE = (1024, 10000)  # 40 MB in float32
 BLOCK = 41943040  # the bytes that such a result is kept in: whole huge pages
 keeps = pytest.mark.skipif(sys.platform != "linux", reason="memory is kept on Linux alone")
