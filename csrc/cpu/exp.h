@@ -86,16 +86,25 @@ inline Floats power_of_2(const Floats& shifted) {
 #endif
 }
 
-/// power exp(r) for |r| <= ln2 / 2^(kFractionBits + 1), or, where kWide, twice that: then of
-/// AVX-512 with a relative error of 2.6e-8. With two short chains of dependent operations instead
-/// of a long one: power + power r (1 + r q).
-template <bool kWide>
+/// For which r the polynomial is: |r| <= ln2 / 2^(kFractionBits + 1), or twice that. Then, of
+/// AVX-512, with a relative error of 2.6e-8, or, for an operation more, 1.7e-10.
+enum class Fit { kNarrow, kWide, kWideAndClose };
+
+/// power exp(r). With two short chains of dependent operations instead of a long one: power + power
+/// r (1 + r q).
+template <Fit kFit>
 Floats times_exp(const Floats& power, const Floats& r) {
   using at::vec::fmadd;
 #if defined(CPU_CAPABILITY_AVX512)
-  constexpr float kSquare = kWide ? 0.500064492f : 0.500016153f;
-  constexpr float kCube = kWide ? 0.166668579f : 0.166667178f;
-  const Floats q = fmadd(Floats(kCube), r, Floats(kSquare));
+  Floats q;
+  if constexpr (kFit == Fit::kNarrow) {
+    q = fmadd(Floats(0.166667178f), r, Floats(0.500016153f));
+  } else if constexpr (kFit == Fit::kWide) {
+    q = fmadd(Floats(0.166668579f), r, Floats(0.500064492f));
+  } else {
+    q = fmadd(Floats(0.0416604320f), r, Floats(0.166680259f));
+    q = fmadd(q, r, Floats(0.500000013f));
+  }
 #else
   Floats q = fmadd(Floats(0.0416417606f), r, Floats(0.166721031f));
   q = fmadd(q, r, Floats(0.500000179f));
@@ -112,7 +121,7 @@ Floats raised_exp(const Floats& x) {
   const Floats shifted = fmadd(clamped, Floats(kLog2E), Floats(kRaisedShift));
   const Floats n = Floats(kRaisedShift) - shifted;
   const Floats r = fmadd(n, Floats(kLn2Rest), fmadd(n, Floats(kLn2), clamped));
-  return times_exp<false>(power_of_2(shifted), r);
+  return times_exp<Fit::kNarrow>(power_of_2(shifted), r);
 }
 
 inline constexpr int kRaised = 24;
@@ -127,7 +136,9 @@ Floats exp_nonpositive(const Floats& x) {
 /// The same of x - max for x <= max, of a row, without the rounding of x - max, which would be the
 /// largest error of a softmax by far: n counts from the n of max, and what n leaves of max is taken
 /// off what it leaves of x. The relative error is |x - max| 2.7e-9 more than that of
-/// exp_nonpositive, for kLn2Rest is left out, and one operation with it. Exact for x = max.
+/// exp_nonpositive, for kLn2Rest is left out, and one operation with it. Exact for x = max. Ratios
+/// have many roundings beside it, a logarithm of a sum hardly one: only there a close polynomial is
+/// worth its operation.
 template <bool kForRatio>
 class FloatExpLess {
  public:
@@ -164,7 +175,7 @@ class FloatExpLess {
     const Floats clamped = at::vec::clamp_min(reduced(x), lowest_);
     const Floats shifted = fmadd(clamped, Floats(kLog2E), shift_);
     const Floats r = fmadd(shift_ - shifted, Floats(kLn2), clamped) - rest_;
-    return times_exp<true>(power_of_2(shifted), r);
+    return times_exp<kForRatio ? Fit::kWide : Fit::kWideAndClose>(power_of_2(shifted), r);
   }
 
  private:

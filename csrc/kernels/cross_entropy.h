@@ -79,10 +79,14 @@ struct Prepared {
 /// Calls `run` with the logits' transform.
 template <typename acc_t, typename Run>
 void with_logits(const CrossEntropyArgs& args, Run&& run) {
+  if constexpr (!kLossesByWork) {
+    if (args.softcap == 0 && args.temperature == 1) {
+      run(PlainLogits<acc_t>{});
+      return;
+    }
+  }
   if (args.softcap != 0) {
     run(ScaledLogits<acc_t, true>(args.temperature, args.softcap));
-  } else if (!kLossesByWork && args.temperature == 1) {
-    run(PlainLogits<acc_t>{});
   } else {
     run(ScaledLogits<acc_t, false>(args.temperature));
   }

@@ -39,8 +39,12 @@ struct IndexRowWeight {
     return target.valid(row) ? target.weight_of(row) * sample : acc_t(0);
   }
   /// Whether all that take part weigh 1.
-  bool counts() const { return target.weight == nullptr && sample_weight == nullptr; }
-  int64_t count(int64_t begin, int64_t end) const { return target.count(begin, end); }
+  TORCHSOFTMAX_FN bool counts() const {
+    return target.weight == nullptr && sample_weight == nullptr;
+  }
+  TORCHSOFTMAX_FN int64_t count(int64_t begin, int64_t end) const {
+    return target.count(begin, end);
+  }
 };
 
 template <typename acc_t>

@@ -27,7 +27,7 @@ struct RowTarget {
   }
 
   /// How many of the rows take part, on the CPU.
-  int64_t count(int64_t begin, int64_t end) const {
+  TORCHSOFTMAX_FN int64_t count(int64_t begin, int64_t end) const {
     int64_t taking_part = 0, wrong = 0;  // in a loop that is vectorized
     for (int64_t row = begin; row < end; ++row) {
       taking_part += is_valid(index[row]);
@@ -80,11 +80,11 @@ struct RowTarget {
   }
 
  private:
-  bool in_range(int64_t c) const {
+  TORCHSOFTMAX_FN bool in_range(int64_t c) const {
     return static_cast<uint64_t>(c) < static_cast<uint64_t>(classes);
   }
-  bool is_valid(int64_t c) const { return (c != ignore_index) & in_range(c); }
-  bool is_wrong(int64_t c) const { return (c != ignore_index) & !in_range(c); }
+  TORCHSOFTMAX_FN bool is_valid(int64_t c) const { return (c != ignore_index) & in_range(c); }
+  TORCHSOFTMAX_FN bool is_wrong(int64_t c) const { return (c != ignore_index) & !in_range(c); }
 };
 
 /// d objective / d row: of each row, or the same for all, which may be over a divisor.
