@@ -195,8 +195,6 @@ class FloatExpLess {
 
 #else
 
-inline constexpr int kRaised = 0;
-
 template <bool kForRatio = false>
 at::vec::Vectorized<float> exp_nonpositive(const at::vec::Vectorized<float>& x) {
   return x.exp();

@@ -113,7 +113,7 @@ TORCHSOFTMAX_FLATTEN void run_pipeline(const RowPolicy& policy, const RowTensor<
 
 /// The same in two stages, for rows of which the first level of the cache holds no three: while one
 /// is written, the maximum of the next is found, which is fetched while the terms of the one are
-/// summed up. For policies that keep these in their output.
+/// summed up. For policies that keep these, and outputs that are not streamed.
 template <typename acc_t, typename RowPolicy, typename Out, typename In>
 TORCHSOFTMAX_FLATTEN void run_in_two_stages(const RowPolicy& policy, const RowTensor<Out>& out,
                                             const RowTensor<const In>& in, int64_t begin,
@@ -186,9 +186,8 @@ template <typename acc_t, typename RowPolicy, typename Out, typename In>
 bool ran_in_pipeline(const RowPolicy& policy, const RowTensor<Out>& out,
                      const RowTensor<const In>& in) {
   const int64_t bytes = out.classes * static_cast<int64_t>(sizeof(acc_t));
-  const bool aligned = has_aligned_rows<acc_t>(out);
-  const bool streamed = is_streamed(out, in) && aligned;
-  if (bytes == 0 || (!aligned && is_streamed_along<acc_t>(out, in))) {
+  const bool streamed = is_streamed(out, in) && has_aligned_rows<acc_t>(out);
+  if (bytes == 0 || (!streamed && is_streamed_along<acc_t>(out, in))) {
     return false;
   }
   if (bytes <= kPipelinedRow<RowPolicy>) {

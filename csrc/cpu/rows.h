@@ -92,7 +92,7 @@ void across_group(const RowPolicy& policy, RowRange rows, Lanes lanes, bool stre
     }
     return result;
   };
-  const bool direct = out.data != nullptr && !RowPolicy::kAmends && side_by_side(out);
+  const bool direct = out.data != nullptr && side_by_side(out);
   const Columns<acc_t, kCount> packed{memory, kStep};
   const AcrossOutput<Out, acc_t, kCount> out_rows{direct ? out.row(rows.first) : nullptr,
                                                   out.class_stride, streamed, packed};

@@ -168,7 +168,8 @@ template <typename acc_t>
 Vec<acc_t> where_equal(const Vec<acc_t>& a, const Vec<acc_t>& b, const Vec<acc_t>& then,
                        const Vec<acc_t>& otherwise) {
 #if defined(CPU_CAPABILITY_AVX512)
-  if constexpr (std::is_same_v<acc_t, float>) {  // GCC leaves three more operations in blendv
+  if constexpr (std::is_same_v<acc_t,
+                               float>) {  // blendv makes vectors of masks, and masks of those
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), otherwise, then);
   }
 #endif

@@ -76,11 +76,16 @@ struct Prepared {
   }
 };
 
+/// Whether logits are the input itself.
+inline bool has_plain_logits(const CrossEntropyArgs& args) {
+  return args.softcap == 0 && args.temperature == 1;
+}
+
 /// Calls `run` with the logits' transform.
 template <typename acc_t, typename Run>
 void with_logits(const CrossEntropyArgs& args, Run&& run) {
   if constexpr (!kLossesByWork) {
-    if (args.softcap == 0 && args.temperature == 1) {
+    if (has_plain_logits(args)) {
       run(PlainLogits<acc_t>{});
       return;
     }
@@ -113,7 +118,7 @@ void run_rows(const CrossEntropyArgs& args, const Prepared<acc_t>& prepared,
   const int64_t dim = checks::class_dim(input);
   const auto logits_rows = rows_of<const scalar_t>(input, dim);
   if constexpr (kLossesByWork) {
-    if (!prepared.probabilities && !prepared.smooth && args.softcap == 0 && args.temperature == 1) {
+    if (!prepared.probabilities && !prepared.smooth && has_plain_logits(args)) {
       const LossRows<acc_t>& loss_rows = prepared.loss_rows;
       if (!loss_rows.with_gradient()) {
         run_plain_rows<Work::kLoss>(prepared, out, logits_rows);

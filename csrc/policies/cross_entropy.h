@@ -139,7 +139,6 @@ template <typename acc_t, typename Logits, bool kSmooth, Work kWork = Work::kAny
 struct IndexRow : Policy {
   static constexpr bool kKeeps = !Logits::kCapped;
   static constexpr bool kDirect = !Logits::kCapped;
-  static constexpr bool kAmends = Logits::kCapped;
   static constexpr bool kOften = kWork != Work::kAny;
   static constexpr bool kReduces = kWork != Work::kGradient;
   static constexpr bool kReadsElements = true;

@@ -87,10 +87,9 @@ struct MaximumAndSum {
 struct Policy {
   /// It keeps intermediate values of a row.
   static constexpr bool kKeeps = false;
-  /// In its first pass over an operand it reads it with `first`, so it may be read where it lies.
+  /// In its first pass over an operand it reads it with `first`, so it may be read where it lies;
+  /// and it does not read its output, which may be written where it lies.
   static constexpr bool kDirect = false;
-  /// It changes single elements of its output after it wrote them, or reads them.
-  static constexpr bool kAmends = true;
   /// It is used so often that kernels for every length of row are worth their compilation.
   static constexpr bool kOften = false;
   /// It reduces something over the row.

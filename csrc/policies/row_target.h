@@ -28,15 +28,12 @@ struct RowTarget {
 
   /// How many of the rows take part, on the CPU.
   TORCHSOFTMAX_FN int64_t count(int64_t begin, int64_t end) const {
-    int64_t taking_part = 0, wrong = 0;  // in a loop that is vectorized
+    int64_t left_out = 0;
     for (int64_t row = begin; row < end; ++row) {
-      taking_part += is_valid(index[row]);
-      wrong += is_wrong(index[row]);
+      left_out += !is_valid(index[row]);
     }
-    for (int64_t row = begin; wrong != 0 && row < end; ++row) {
-      wrong -= index[row] != ignore_index && !accepts(check, index[row], classes, row);
-    }
-    return taking_part;
+    tell_wrong(begin, end, left_out);
+    return end - begin - left_out;
   }
 
   /// The indices of the rows of a range, -1 where one takes no part.
@@ -59,9 +56,7 @@ struct RowTarget {
       }
       result.any = left_out < rows.count;
       result.all = left_out == 0;
-      if (left_out != 0) {
-        count(rows.first, rows.first + rows.count);  // tells of those that are wrong
-      }
+      tell_wrong(rows.first, rows.first + rows.count, left_out);
       return result;
     }
     for (int64_t lane = 0; lane < rows.count; ++lane) {
@@ -80,11 +75,22 @@ struct RowTarget {
   }
 
  private:
+  // In conditions without a branch, so that loops over rows are vectorized.
   TORCHSOFTMAX_FN bool in_range(int64_t c) const {
     return static_cast<uint64_t>(c) < static_cast<uint64_t>(classes);
   }
   TORCHSOFTMAX_FN bool is_valid(int64_t c) const { return (c != ignore_index) & in_range(c); }
-  TORCHSOFTMAX_FN bool is_wrong(int64_t c) const { return (c != ignore_index) & !in_range(c); }
+
+  /// Tells the check of rows that are out of range, where some of these rows take no part.
+  TORCHSOFTMAX_FN void tell_wrong(int64_t begin, int64_t end, int64_t left_out) const {
+    int64_t wrong = 0;
+    for (int64_t row = begin; left_out != 0 && row < end; ++row) {
+      wrong += (index[row] != ignore_index) & !in_range(index[row]);
+    }
+    for (int64_t row = begin; wrong != 0 && row < end; ++row) {
+      wrong -= index[row] != ignore_index && !accepts(check, index[row], classes, row);
+    }
+  }
 };
 
 /// d objective / d row: of each row, or the same for all, which may be over a divisor.

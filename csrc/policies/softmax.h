@@ -119,7 +119,6 @@ struct LogSoftmax : ShiftedLogits<Logits> {
 template <typename acc_t>
 struct SoftmaxBackward : Policy {
   static constexpr bool kDirect = true;
-  static constexpr bool kAmends = false;
   static constexpr bool kOften = true;
 
   acc_t per_temperature;
@@ -147,7 +146,6 @@ struct SoftmaxBackward : Policy {
 template <typename acc_t>
 struct LogSoftmaxBackward : Policy {
   static constexpr bool kDirect = true;
-  static constexpr bool kAmends = false;
   static constexpr bool kOften = true;
 
   acc_t per_temperature;

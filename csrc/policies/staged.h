@@ -18,7 +18,6 @@ template <typename Stages>
 struct Staged : Policy, Stages {
   static constexpr bool kKeeps = Stages::kKeeps;
   static constexpr bool kDirect = true;
-  static constexpr bool kAmends = false;
   static constexpr bool kOften = Stages::kOften;
   static constexpr bool kStaged = true;
 
