@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import report, targets
+from benchmarks import linear, report, targets
 from benchmarks.__main__ import with_earlier
 from benchmarks.cases import OPS
 from benchmarks.measure import Figure
@@ -184,3 +186,19 @@ def test_the_benchmark_of_the_output_layer_writes_its_results(tmp_path: Path) ->
     assert float(rows["ours"]["ratio"]) == 1
     assert (tmp_path / "linear.md").read_text() in done.stdout
     assert (tmp_path / "linear.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_peer_of_the_output_layer_that_is_wrong_is_marked(tmp_path: Path) -> None:
+    error = {"ours": 3.0, "plain": 64.0, "native chunks": 384.0, "compile": math.nan}
+    error |= {"three products": math.nan}
+    results = [
+        linear.Result(*shape, "float32", name, 1.0, 1.0, 1.0, eps, "any")
+        for shape in (linear.TABLE[0], linear.SWEEP[0])
+        for name, eps in error.items()
+    ]
+    assert [r.contender for r in results if r.wrong] == ["native chunks", "compile"] * 2
+    rows = [line for line in linear.table(results).splitlines() if line.startswith("| 2048")]
+    assert [line.endswith(" wrong |") for line in rows] == [r.wrong for r in results[: len(rows)]]
+    linear.draw(results, tmp_path / "wrong.png")
+    linear.draw([replace(r, error_eps=3.0) for r in results], tmp_path / "right.png")
+    assert (tmp_path / "wrong.png").read_bytes() != (tmp_path / "right.png").read_bytes()
