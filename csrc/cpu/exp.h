@@ -133,17 +133,49 @@ Floats exp_nonpositive(const Floats& x) {
   return raised_exp<kForRatio ? kRaised : 0>(x);
 }
 
-/// The same of x - max for x <= max, of a row, without the rounding of x - max, which would be the
-/// largest error of a softmax by far: n counts from the n of max, and what n leaves of max is taken
-/// off what it leaves of x. The relative error is |x - max| 2.7e-9 more than that of
-/// exp_nonpositive, for kLn2Rest is left out, and one operation with it. Exact for x = max. Ratios
-/// have many roundings beside it, a logarithm of a sum hardly one: only there a close polynomial is
-/// worth its operation.
-template <bool kForRatio>
-class FloatExpLess {
+#else
+
+template <bool kForRatio = false>
+at::vec::Vectorized<float> exp_nonpositive(const at::vec::Vectorized<float>& x) {
+  return x.exp();
+}
+
+#endif
+
+template <bool kForRatio = false>
+at::vec::Vectorized<double> exp_nonpositive(const at::vec::Vectorized<double>& x) {
+  return x.exp();
+}
+
+/// exp_nonpositive(x - max), of x <= max.
+template <typename V, bool kForRatio>
+class ExpLess {
  public:
-  FloatExpLess() = default;
-  explicit FloatExpLess(const Floats& max) {
+  ExpLess() = default;
+  explicit ExpLess(const V& max) : max_(max) {}
+
+  template <typename Map>
+  ExpLess each(Map&& map) const {
+    return ExpLess(map(max_));
+  }
+  V operator()(const V& x) const { return exp_nonpositive<kForRatio>(x - max_); }
+
+ private:
+  V max_;
+};
+
+#if defined(TORCHSOFTMAX_FAST_EXP)
+
+/// Without the rounding of x - max, which would be the largest error of a softmax by far: n counts
+/// from the n of max, and what n leaves of max is taken off what it leaves of x. The relative error
+/// is |x - max| 2.7e-9 more than that of exp_nonpositive, for kLn2Rest is left out, and one
+/// operation with it. Exact for x = max. Ratios have many roundings beside it, a logarithm of a sum
+/// hardly one: only there a close polynomial is worth its operation.
+template <bool kForRatio>
+class ExpLess<Floats, kForRatio> {
+ public:
+  ExpLess() = default;
+  explicit ExpLess(const Floats& max) {
     using at::vec::fmadd;
     const Floats is_small = max.abs() < Floats(kLarge), zero(0.f);
     large_ = is_small.zero_mask() != 0;
@@ -161,8 +193,8 @@ class FloatExpLess {
   }
 
   template <typename Map>
-  FloatExpLess each(Map&& map) const {
-    FloatExpLess result;
+  ExpLess each(Map&& map) const {
+    ExpLess result;
     result.subtracted_ = map(subtracted_);
     result.lowest_ = map(lowest_);
     result.shift_ = map(shift_);
@@ -171,8 +203,18 @@ class FloatExpLess {
     return result;
   }
   Floats operator()(const Floats& x) const {
+    if (large_) [[unlikely]] {
+      return of_rest(rest(x));
+    }
+    return of_rest(x);
+  }
+
+  // Its parts, for several of them with one condition: ExpLess of a Pack.
+  bool large() const { return large_; }
+  Floats rest(const Floats& x) const { return x - subtracted_; }
+  Floats of_rest(const Floats& x) const {
     using at::vec::fmadd;
-    const Floats clamped = at::vec::clamp_min(reduced(x), lowest_);
+    const Floats clamped = at::vec::clamp_min(x, lowest_);
     const Floats shifted = fmadd(clamped, Floats(kLog2E), shift_);
     const Floats r = fmadd(shift_ - shifted, Floats(kLn2), clamped) - rest_;
     return times_exp<kForRatio ? Fit::kWide : Fit::kWideAndClose>(power_of_2(shifted), r);
@@ -182,54 +224,10 @@ class FloatExpLess {
   // In a row of numbers as large as this x - max is exact wherever its exponential is not 0.
   static constexpr float kLarge = 32768;
 
-  Floats reduced(const Floats& x) const {
-    if (large_) [[unlikely]] {
-      return x - subtracted_;
-    }
-    return x;
-  }
-
   Floats subtracted_, lowest_, shift_, rest_;
   bool large_;  // one lane at least
 };
 
-#else
-
-template <bool kForRatio = false>
-at::vec::Vectorized<float> exp_nonpositive(const at::vec::Vectorized<float>& x) {
-  return x.exp();
-}
-
-#endif
-
-template <bool kForRatio = false>
-at::vec::Vectorized<double> exp_nonpositive(const at::vec::Vectorized<double>& x) {
-  return x.exp();
-}
-
-/// exp_nonpositive(x - max), of several rows side by side, for which the constants of FloatExpLess
-/// are too many for the registers: softmax of (32, 1000, 49) took up to 1.14 times as long.
-template <typename V, bool kForRatio>
-struct ExpLess {
-  V max;
-
-  ExpLess() = default;
-  explicit ExpLess(const V& max) : max(max) {}
-  template <typename Map>
-  ExpLess each(Map&& map) const {
-    return ExpLess(map(max));
-  }
-  V operator()(const V& x) const { return exp_nonpositive<kForRatio>(x - max); }
-};
-
-/// The same of one row.
-#if defined(TORCHSOFTMAX_FAST_EXP)
-template <typename V, bool kForRatio>
-using ExpLessOfRow =
-    std::conditional_t<std::is_same_v<V, Floats>, FloatExpLess<kForRatio>, ExpLess<V, kForRatio>>;
-#else
-template <typename V, bool kForRatio>
-using ExpLessOfRow = ExpLess<V, kForRatio>;
 #endif
 
 }  // namespace torchsoftmax::cpu

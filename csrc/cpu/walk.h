@@ -25,7 +25,7 @@ template <typename acc_t, LaneOrder kOrder, int kCount = 1, typename Lanes = All
 class Walk {
  public:
   using V = Across<acc_t, kCount>;
-  static constexpr bool kAlong = kOrder == LaneOrder::kAlongRow, kAcross = !kAlong;
+  static constexpr bool kAlong = kOrder == LaneOrder::kAlongRow;
   static constexpr int64_t kRows = kAlong ? 1 : kCount * kLanes<acc_t>;
 
   /// Whether lanes have to take the same way through a policy.

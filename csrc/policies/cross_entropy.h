@@ -93,10 +93,11 @@ struct LossRows {
   }
 };
 
-/// A row's (or neighbouring rows') logits, the log-sum-exp less their maximum, and that sum.
-template <typename Row, typename V>
+/// A row's (or neighbouring rows') logits less their maximum, their log-sum-exp less it, and that
+/// sum.
+template <typename Differences, typename V>
 struct RowState {
-  Row logits;
+  Differences logits;
   V log_sum;
   V sum;  // of exp(z - max); known in forward only
 
@@ -108,9 +109,9 @@ template <typename Walk, typename Logits, typename Losses>
 TORCHSOFTMAX_FN auto state_of(const Walk& walk, const Logits& logits, const Losses& loss_rows,
                               RowRange rows, const typename Walk::V& max) {
   using V = typename Walk::V;
-  const auto row = logits.template of_row<(Walk::kRows > 1)>(max);
+  const auto differences = logits.of_row(max).differences();
   const V log_sum = loss_rows.forward() ? V(0) : walk.load_rows(loss_rows.known_log_sum, rows);
-  return RowState<std::decay_t<decltype(row)>, V>{row, log_sum, V(0)};
+  return RowState<std::decay_t<decltype(differences)>, V>{differences, log_sum, V(0)};
 }
 
 /// Writes the statistics and the losses of the rows, with the z-loss; 0 in the lanes in which
@@ -171,14 +172,26 @@ struct IndexRow : Policy {
     const bool forward = loss_rows.forward();
     const bool keeps = kKeeps && kHasRoom<Keep> && forward && loss_rows.with_gradient();
 
-    // Only the thread that works on the target has its logit, and what follows from it.
-    const V x_target = of_rows([&](int64_t c, int64_t lane) { return walk.own(input, c, lane); });
-    // Read here, so that nobody waits for it later.
-    const V upstream = loss_rows.with_gradient() ? loss_rows.gradients(walk, rows) : V(0);
-    const auto logits_of = [&](const V& max) {
-      return logits.template of_row<(Walk::kRows > 1)>(max);
+    // Only the thread that works on the target has its logit, and what follows from it. Read here,
+    // so that nobody waits for it later; of rows across, where waiting for so many would take
+    // longer, when a first pass has fetched them, and before terms may take their place.
+    const auto logit_of_target = [&] {
+      return of_rows([&](int64_t c, int64_t lane) { return walk.own(input, c, lane); });
     };
-    RowState<decltype(logits_of(V(0))), V> state;
+    V x_target(0);
+    if (Walk::kRows == 1 || !forward) {
+      x_target = logit_of_target();
+    }
+    const auto maximum = [&](const auto& largest) {
+      const V max = walk.maximum(largest);
+      if constexpr (Walk::kRows > 1) {
+        x_target = logit_of_target();
+      }
+      return max;
+    };
+    const V upstream = loss_rows.with_gradient() ? loss_rows.gradients(walk, rows) : V(0);
+    const auto logits_of = [&](const V& max) { return logits.of_row(max); };
+    RowState<decltype(logits_of(V(0)).differences()), V> state;
     if (!forward) {
       state = state_of(walk, logits, loss_rows, rows, walk.load_rows(loss_rows.known_max, rows));
     } else if constexpr (kReduces) {
@@ -196,12 +209,13 @@ struct IndexRow : Policy {
       };
       V max, dot(0);
       if constexpr (kSmooth) {
-        max = walk.maximum(largest);
-        state.logits = logits_of(max);
+        max = maximum(largest);
+        const auto row = logits_of(max);
+        state.logits = row.differences();
         const auto sums = walk.template sums<2>([&](int64_t i, auto lanes) {
-          const V value = state.logits.value(input.load(i, lanes));
-          const V z = state.logits.shifted(value);
-          return std::array<V, 2>{exponential(state.logits, i, value, lanes),
+          const V value = row.value(input.load(i, lanes));
+          const V z = row.shifted(value);
+          return std::array<V, 2>{exponential(row, i, value, lanes),
                                   z * walk.per_class(smoothing.weight, i, lanes)};
         });
         state.sum = sums[0];
@@ -212,12 +226,12 @@ struct IndexRow : Policy {
               return exponential(row, i, row.value(input.load(i, lanes)), lanes);
             });
         max = found.max;
-        state.logits = found.row;
+        state.logits = found.row.differences();
         state.sum = found.sum;
       } else {
-        max = walk.maximum(largest);
+        max = maximum(largest);
         const auto row = logits_of(max);
-        state.logits = row;
+        state.logits = row.differences();
         state.sum = walk.sum([&](int64_t i, auto lanes) {
           return exponential(row, i, row.value(input.load(i, lanes)), lanes);
         });
@@ -312,7 +326,7 @@ struct IndexRow : Policy {
         return;
       }
     }
-    if constexpr (kWork == Work::kLossAndGradient) {  // without room
+    if constexpr (kWork == Work::kLossAndGradient && !kHasRoom<Keep>) {
       const V scale = mass / state.sum;
       walk.for_each([&](int64_t i, auto lanes) {
         const V value = state.logits.value(input.load(i, lanes));
@@ -368,11 +382,12 @@ struct ProbabilityRow : Policy {
     auto state = state_of(walk, logits, loss_rows, rows, max);
     V mass(0);
     if (forward) {
+      const auto row = logits.of_row(max);
       const auto sums = walk.template sums<3>([&](int64_t i, auto lanes) {
-        const V value = state.logits.value(input.load(i, lanes));
-        const V z = state.logits.shifted(value);
+        const V value = row.value(input.load(i, lanes));
+        const V z = row.shifted(value);
         const V q = q_of(i, lanes);
-        const V e = state.logits.exponential(value);
+        const V e = row.exponential(value);
         if constexpr (kHasRoom<Keep>) {
           if (keeps) {
             keep.store(i, e, lanes);

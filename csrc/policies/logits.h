@@ -8,9 +8,9 @@
 // `term(value)` is the same for a sum: it may be 0 where it is below the smallest normal number.
 // `rescaling(max)` is what terms of another row, with that maximum, are multiplied with to be terms
 // of this one.
-// `differences()` is what `shifted` alone takes of a row.
+// `differences()` is what a row takes for all of them but exponentials.
 // `of_ratio` is `of_row` where only the ratio of exponentials matters: all may have a factor that
-// is the row's own. kAcross: the lanes of the maximum are rows, where that makes a difference.
+// is the row's own.
 
 #include <cmath>
 
@@ -59,10 +59,10 @@ struct NarrowRatioRow {
 };
 #else
 /// With x - max and its exponential in one.
-template <typename V, typename Exp>
+template <typename V, bool kForRatio>
 struct PlainRow {
   V max;
-  Exp exp_less;
+  ExpLess<V, kForRatio> exp_less;
 
   PlainRow() = default;
   explicit PlainRow(const V& max) : max(max), exp_less(max) {}
@@ -91,6 +91,7 @@ struct PlainRow {
     }
     V value(const V& x) const { return x; }
     V shifted(const V& value) const { return value - max; }
+    V times_slope(const V& gradient, const V&) const { return gradient; }
   };
   Differences differences() const { return {max}; }
 };
@@ -103,11 +104,11 @@ struct PlainLogits {
   static constexpr bool kCapped = false;
 
 #if defined(TORCHSOFTMAX_ON_CUDA)
-  template <bool kAcross = false, typename V>
+  template <typename V>
   TORCHSOFTMAX_FN PlainRow<V> of_row(const V& max_input) const {
     return PlainRow<V>(max_input);
   }
-  template <bool kAcross = false, typename V>
+  template <typename V>
   TORCHSOFTMAX_FN auto of_ratio(const V& max_input) const {
     if constexpr (V::kNarrow) {
       return NarrowRatioRow(max_input);
@@ -116,26 +117,16 @@ struct PlainLogits {
     }
   }
 #else
-  template <bool kAcross = false, typename V>
+  template <typename V>
   auto of_row(const V& max_input) const {
-    return row_with<V, kAcross, false>(max_input);
+    return PlainRow<V, false>(max_input);
   }
-  template <bool kAcross = false, typename V>
+  template <typename V>
   auto of_ratio(const V& max_input) const {
-    return row_with<V, kAcross, true>(max_input);
+    return PlainRow<V, true>(max_input);
   }
 #endif
   TORCHSOFTMAX_FN acc_t per_temperature() const { return 1; }
-
-#if !defined(TORCHSOFTMAX_ON_CUDA)
- private:
-  template <typename V, bool kAcross, bool kForRatio>
-  static auto row_with(const V& max) {
-    using Exp =
-        std::conditional_t<kAcross, cpu::ExpLess<V, kForRatio>, cpu::ExpLessOfRow<V, kForRatio>>;
-    return PlainRow<V, Exp>(max);
-  }
-#endif
 };
 
 /// z = c tanh(x / c) / T with a softcap c, otherwise x / T.
@@ -212,7 +203,7 @@ struct ScaledLogits {
     scale_rest_ = static_cast<acc_t>(rest / temperature);
   }
 
-  template <bool kAcross = false, typename V>
+  template <typename V>
   TORCHSOFTMAX_FN Row<V> of_row(const V& max_input) const {
     Row<V> row{V(0), V(0), V(2 * scale_), V(2 * scale_rest_), V(kCapped ? 1 / softcap_ : acc_t(0)),
                unit_};
@@ -220,7 +211,7 @@ struct ScaledLogits {
     row.max = row.unit ? max_input : row.scaled(row.half_max_value);
     return row;
   }
-  template <bool kAcross = false, typename V>
+  template <typename V>
   TORCHSOFTMAX_FN auto of_ratio(const V& max_input) const {
 #if defined(TORCHSOFTMAX_ON_CUDA)
     return of_row(max_input);

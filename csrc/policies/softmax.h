@@ -29,9 +29,9 @@ struct Softmax : ShiftedLogits<Logits> {
   static constexpr bool kKeeps = true;
   static constexpr double kNothing = 0;
 
-  template <bool kAcross = false, typename V>
+  template <typename V>
   TORCHSOFTMAX_FN auto row_of(const V& max) const {
-    return this->logits.template of_ratio<kAcross>(max);
+    return this->logits.of_ratio(max);
   }
 
   template <typename Row, typename V>
@@ -80,9 +80,9 @@ struct LogSoftmax : ShiftedLogits<Logits> {
   static constexpr bool kKeeps = false;
   static constexpr double kNothing = kMinusInfinity;
 
-  template <bool kAcross = false, typename V>
+  template <typename V>
   TORCHSOFTMAX_FN auto row_of(const V& max) const {
-    return this->logits.template of_row<kAcross>(max);
+    return this->logits.of_row(max);
   }
 
   template <typename Row, typename V>

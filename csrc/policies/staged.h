@@ -48,7 +48,7 @@ struct Staged : Policy, Stages {
         merged(largest);
       }
     } else {
-      const auto row = this->template row_of<Walk::kAcross>(walk.maximum(largest));
+      const auto row = this->row_of(walk.maximum(largest));
       const auto sum = walk.sum(
           [&](int64_t i, auto lanes) { return this->add(row, i, lanes, keep, input, mask...); });
       write(walk, rows, keep, out, sum, this->result_of(walk, row, sum, keep), input, mask...);
