@@ -48,7 +48,8 @@ bool has_micro_kernel() {
 struct Processor {
   bool pairs;  // of bfloat16, more than of float32: by a matrix unit, or on AMD; Intel's AVX-512
                // takes them at a little more than half the rate
-  bool tiles;  // the micro-kernel, not the BLAS
+  bool matrix_unit;  // for pairs
+  bool tiles;        // the micro-kernel, not the BLAS
 
   static const Processor& here() {
     static const Processor processor;
@@ -64,7 +65,8 @@ struct Processor {
     };
     const char* given = std::getenv("TORCHSOFTMAX_PRODUCTS");  // for the tests
     const std::string_view chosen = given == nullptr ? "" : given;
-    const bool faster = has("sse4a") || has("amx_bf16");
+    matrix_unit = has("amx_bf16");
+    const bool faster = has("sse4a") || matrix_unit;
     pairs = (chosen.empty() ? faster : chosen == "pairs") && has_micro_kernel<at::BFloat16>();
     tiles = chosen != "blocks" && has_micro_kernel<float>();
   }
@@ -90,13 +92,14 @@ at::Tensor prepared(const at::Tensor& left) {
 }
 
 template <typename Product>
-void multiply(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) {
-  if (Product::serves(out, b)) {
-    Product(out, a, b, accumulate).run();
+void multiply(const Tiles& tiles, const at::Tensor& out, const at::Tensor& a, const at::Tensor& b,
+              bool accumulate) {
+  if (Product::serves(tiles, out, b)) {
+    Product(tiles, out, a, b, accumulate).run();
     return;
   }
   at::Tensor sums = at::empty(out.sizes(), out.options().dtype(at::kFloat));
-  Product(sums, a, b, /*accumulate=*/false).run();
+  Product(tiles, sums, a, b, /*accumulate=*/false).run();
   out.copy_(accumulate ? sums.add_(out) : sums);
 }
 
@@ -134,9 +137,10 @@ void gemm_(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool
   const at::Tensor right = is_dense(b) ? b : b.contiguous();
   if (pairs) {
     const at::Tensor along = right.stride(1) == 1 ? right : right.contiguous();
-    multiply<TiledProduct<at::BFloat16>>(out, left, along, accumulate);
+    const Tiles& tiles = Processor::here().matrix_unit ? kTilesOfMatrixUnit : kTilesOfPairs;
+    multiply<TiledProduct<at::BFloat16>>(tiles, out, left, along, accumulate);
   } else if (Processor::here().tiles) {
-    multiply<TiledProduct<float>>(out, prepared(left), right, accumulate);
+    multiply<TiledProduct<float>>(kTilesOfFloats, out, prepared(left), right, accumulate);
   } else {
     BlockedProduct(out, left, right, accumulate).run();
   }

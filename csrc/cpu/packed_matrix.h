@@ -97,10 +97,15 @@ void pack(const Matrix<scalar_t>& from, int64_t row, int64_t column, int64_t row
 /// of a column side by side. A last row without a partner gets zeros.
 inline void pack_pairs(const Matrix<at::BFloat16>& from, int64_t row, int64_t column, int64_t rows,
                        int64_t columns, at::BFloat16* to, int64_t pitch) {
+  constexpr int64_t kAhead = 8, kLine = 64 / sizeof(at::BFloat16);
   for (int64_t i = 0; i < rows; i += 2, to += 2 * pitch) {
     const bool both = i + 1 < rows;
     const at::BFloat16* first = from.at(row + i, column);
     const at::BFloat16* second = from.at(row + (both ? i + 1 : i), column);
+    for (int64_t j = 0; j < columns; j += kLine) {  // see above
+      __builtin_prefetch(from.at(row + i + kAhead, column + j));
+      __builtin_prefetch(from.at(row + i + kAhead + 1, column + j));
+    }
     for (int64_t j = 0; j < columns; ++j) {
       to[2 * j] = first[j];
       to[2 * j + 1] = both ? second[j] : at::BFloat16(0);

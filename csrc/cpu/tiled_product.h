@@ -1,10 +1,11 @@
 #pragma once
 // Products of matrices in tiles, by oneDNN's micro-kernel, which libtorch exports.
 //
-// The micro-kernel adds a product of 192 × 256 and 256 × 128 elements, or fewer, to a tile of the
-// result. It reads the right operand best as panels of 128 columns: all threads together put a
-// block of it, of 6 MB, into panels, and multiply with it all that there is to multiply. The left
-// one is read where it lies if it is float32 along its rows; else a thread packs what it works on.
+// The micro-kernel adds a product of `Tiles` rows, their depth, and 128 columns, or fewer, to a
+// tile of the result. It reads the right operand best as panels of 128 columns: all threads
+// together put a block of it, of 6 MB, into panels, and multiply with it all that there is to
+// multiply. The left one is read where it lies if its rows lie along and need no conversion; else a
+// thread packs what it works on.
 //
 // Who does what depends on the number of threads; tiles, and the order of their sums, do not.
 
@@ -19,6 +20,22 @@
 #include "task.h"
 
 namespace torchsoftmax::cpu {
+
+/// How much the micro-kernel is given: what a tile takes stays in a second-level cache of 1 MB. It
+/// takes 6 rows at a time. It sums from 0, then adds to the tile: shorter sums round less.
+struct Tiles {
+  int64_t rows, depth;
+  int64_t summed;  // of the depth, at once
+  bool direct;  // the left operand is read where it lies, if it is of the kind that is multiplied
+};
+
+inline constexpr Tiles kTilesOfFloats{192, 512, 256, true};
+/// In vectors. The tile itself, which sums are added to, stays in the first level, and is read and
+/// written less often; for sums of products that are rounded to bfloat16, longer ones round little
+/// enough.
+inline constexpr Tiles kTilesOfPairs{48, 1024, 1024, true};
+/// In a matrix unit, which has to have more rows for a panel that it loads.
+inline constexpr Tiles kTilesOfMatrixUnit{192, 512, 256, false};
 
 /// A part of a product: of its result, and of the inner dimension.
 struct Part {
@@ -65,12 +82,15 @@ void write_sums(const at::Tensor& out, const Part& part, const Tile<float>& sums
 template <typename packed_t>
 class TiledProduct {
  public:
-  TiledProduct(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate)
-      : out_(out),
+  TiledProduct(const Tiles& tiles, const at::Tensor& out, const at::Tensor& a, const at::Tensor& b,
+               bool accumulate)
+      : tiles_(tiles),
+        out_(out),
         a_(a),
         b_(b),
         accumulate_(accumulate),
-        direct_(!kPairs && a.scalar_type() == at::kFloat && a.stride(1) == 1),
+        direct_(tiles.direct && a.scalar_type() == kType && a.stride(1) == 1 &&
+                even(a.size(1)) == a.size(1)),
         exact_(out.scalar_type() == at::kFloat),
         write_(out.scalar_type() == at::kHalf ? &write_sums<at::Half> : &write_sums<at::BFloat16>),
         width_(std::min(kColumns, out.size(1))),
@@ -80,20 +100,20 @@ class TiledProduct {
         block_depth_(b.size(0)) {
     if (shared_) {
       // As much as lies together in memory. Sums that are rounded once take the whole depth.
-      const int64_t whole = up(b.size(0), kDepth);
+      const int64_t whole = up(b.size(0), tiles_.depth);
       const int64_t together =
-          b.stride(1) == 1 ? kDepth : std::min(whole, down(kBlock / width_, kDepth));
+          b.stride(1) == 1 ? tiles_.depth : std::min(whole, down(kBlock / width_, tiles_.depth));
       const int64_t least = exact_ ? together : whole;
       block_columns_ =
           std::min(up(out.size(1), width_), std::max(width_, down(kBlock / least, width_)));
-      block_depth_ = std::min(whole, std::max(least, down(kBlock / block_columns_, kDepth)));
+      block_depth_ = std::min(whole, std::max(least, down(kBlock / block_columns_, tiles_.depth)));
       panels_ = at::empty({block_columns_ * block_depth_}, b.options().dtype(kType));
     }
   }
 
   /// Whether the result can hold the sums, or they are few enough for a thread to keep them.
-  static bool serves(const at::Tensor& out, const at::Tensor& b) {
-    return out.scalar_type() == at::kFloat || up(b.size(0), kDepth) * kColumns <= kBlock;
+  static bool serves(const Tiles& tiles, const at::Tensor& out, const at::Tensor& b) {
+    return out.scalar_type() == at::kFloat || up(b.size(0), tiles.depth) * kColumns <= kBlock;
   }
 
   void run() const {
@@ -116,11 +136,10 @@ class TiledProduct {
  private:
   static constexpr bool kPairs = std::is_same_v<packed_t, at::BFloat16>;
   static constexpr auto kType = kPairs ? at::kBFloat16 : at::kFloat;
-  // What a tile takes stays in a second-level cache of 1 MB. The micro-kernel takes 6 rows at a
-  // time. It sums from 0, then adds to the tile: shorter sums round less.
-  static constexpr int64_t kRows = 192, kColumns = 128, kDepth = 512, kSummed = 256;
-  static constexpr int64_t kPitch = kDepth + 32;       // spreads rows over the cache's sets
+  static constexpr int64_t kColumns = 128;
   static constexpr int64_t kBlock = int64_t{3} << 19;  // elements of the right operand in panels
+
+  int64_t pitch() const { return tiles_.depth + 32; }  // spreads rows over the cache's sets
 
   static int64_t up(int64_t value, int64_t step) { return at::divup(value, step) * step; }
   static int64_t down(int64_t value, int64_t step) { return value / step * step; }
@@ -157,18 +176,19 @@ class TiledProduct {
   /// many columns, or a panel for many rows.
   void multiply(const Part& block) const {
     constexpr int64_t kMost = 16;
-    const int64_t down = at::divup(out_.size(0), kRows), across = at::divup(block.columns, width_);
+    const int64_t down = at::divup(out_.size(0), tiles_.rows),
+                  across = at::divup(block.columns, width_);
     const auto taken = [&](int64_t tiles, int64_t others) {
       return std::min(kMost, std::max<int64_t>(1, tiles / at::divup(enough_, others)));
     };
-    const int64_t rows = (shared_ ? 1 : taken(down, across)) * kRows;
+    const int64_t rows = (shared_ ? 1 : taken(down, across)) * tiles_.rows;
     const int64_t columns = (shared_ ? taken(across, down) : 1) * width_;
     const int64_t parts_across = at::divup(block.columns, columns);
     const int64_t count = at::divup(out_.size(0), rows) * parts_across;
     std::atomic<int64_t> next{0};  // threads are not equally fast
     at::parallel_for(0, std::min<int64_t>(count, at::get_num_threads()), 1, [&](auto, auto) {
-      const Scratch<packed_t> of_a(direct_ ? 1 : kRows * kPitch),
-          of_b(shared_ ? 1 : kDepth * width_);
+      const Scratch<packed_t> of_a(direct_ ? 1 : tiles_.rows * pitch()),
+          of_b(shared_ ? 1 : tiles_.depth * width_);
       const Scratch<float> sums(exact_ ? 1 : rows * columns);
       for (int64_t i; (i = next++) < count;) {
         Part part = block;
@@ -190,13 +210,13 @@ class TiledProduct {
   /// Adds the product to `result`, or writes it there.
   void add(const Part& block, const Part& part, const Tile<float>& result, bool accumulate,
            packed_t* of_a, packed_t* of_b) const {
-    for (int64_t k = 0; k < part.depth; k += kDepth) {
-      const int64_t depth = std::min(kDepth, part.depth - k);
+    for (int64_t k = 0; k < part.depth; k += tiles_.depth) {
+      const int64_t depth = std::min(tiles_.depth, part.depth - k);
       if (!shared_) {
         pack_panel(part.column, part.columns, part.k + k, depth, of_b);
       }
-      for (int64_t i = 0; i < part.rows; i += kRows) {
-        const int64_t rows = std::min(kRows, part.rows - i);
+      for (int64_t i = 0; i < part.rows; i += tiles_.rows) {
+        const int64_t rows = std::min(tiles_.rows, part.rows - i);
         const auto a = left(part.row + i, rows, part.k + k, depth, of_a);
         for (int64_t j = 0; j < part.columns; j += width_) {
           const packed_t* b = shared_ ? shared_panel(block, part.column + j, k) : of_b;
@@ -210,8 +230,8 @@ class TiledProduct {
 
   void add_tile(const Tile<float>& tile, int64_t rows, int64_t columns, int64_t depth,
                 const Tile<const packed_t>& a, const packed_t* b, bool accumulate) const {
-    for (int64_t k = 0; k < depth; k += kSummed) {
-      at::native::cpublas::brgemm(rows, columns, even(std::min(kSummed, depth - k)), a.pitch,
+    for (int64_t k = 0; k < depth; k += tiles_.summed) {
+      at::native::cpublas::brgemm(rows, columns, even(std::min(tiles_.summed, depth - k)), a.pitch,
                                   width_, tile.pitch, accumulate || k > 0, a.data + k,
                                   b + k * width_, tile.data, /*is_vnni=*/kPairs);
     }
@@ -219,22 +239,21 @@ class TiledProduct {
 
   Tile<const packed_t> left(int64_t row, int64_t rows, int64_t k, int64_t depth,
                             packed_t* room) const {
-    if constexpr (!kPairs) {
-      if (direct_) {
-        const int64_t pitch = a_.stride(0);
-        return {a_.const_data_ptr<float>() + row * pitch + k, std::max(pitch, depth)};
-      }
+    if (direct_) {
+      const int64_t pitch = a_.stride(0);
+      return {a_.template const_data_ptr<packed_t>() + row * pitch + k, std::max(pitch, depth)};
     }
-    pack(a_, row, k, rows, depth, room, kPitch);
+    pack(a_, row, k, rows, depth, room, pitch());
     for (int64_t i = 0; even(depth) != depth && i < rows; ++i) {
-      room[i * kPitch + depth] = packed_t(0);
+      room[i * pitch() + depth] = packed_t(0);
     }
-    return {room, kPitch};
+    return {room, pitch()};
   }
 
   /// The depth in pairs: one more is of zeros.
   static int64_t even(int64_t depth) { return kPairs ? (depth + 1) / 2 * 2 : depth; }
 
+  const Tiles tiles_;
   const at::Tensor out_, a_, b_;
   const bool accumulate_;
   const bool direct_;  // the left operand is read where it lies
