@@ -5,9 +5,9 @@
 // is one product, rounded once.
 //
 // A first pass over the tiles finds the logsumexp of the rows and the logit of their target, a
-// second one the gradients. The logits of the second are those of the first where they fit into the
-// gradient of the weight, which is not there yet: a tile's into the rows of its classes. Otherwise
-// they are computed again.
+// second one the gradients. The logits of the second are those of the first, of as many rows as
+// there are features: they fit into the gradient of the weight, which is not there yet, a tile's
+// into the rows of its classes. Those of the other rows are computed again.
 
 #include "chunked_linear.h"
 #include "composite/composite.h"
@@ -16,11 +16,11 @@ namespace torchsoftmax {
 
 class VocabularyTiles {
  public:
-  /// Whether to take tiles: for the loss alone; with the gradient of the weight, where they keep
-  /// their logits, or where a float32 copy of the gradient, which the sum over chunks needs, would
-  /// take more than the budget. Not where there would be one chunk; not on a device, whose rows are
-  /// not picked by their targets and whose memory has room for larger chunks; nor for what makes
-  /// the gradient of a class depend on other classes than the target.
+  /// Whether to take tiles: for the loss alone; with the gradient of the weight, where few logits
+  /// are computed again, or where a float32 copy of the gradient, which the sum over chunks needs,
+  /// would take more than the budget. Not where there would be one chunk; not on a device, whose
+  /// rows are not picked by their targets and whose memory has room for larger chunks; nor for what
+  /// makes the gradient of a class depend on other classes than the target.
   static bool serve(const LinearCrossEntropyArgs& args, int64_t rows,
                     std::optional<int64_t> chunk_size, GradientMask wanted,
                     int64_t accumulator_bytes) {
@@ -28,12 +28,14 @@ class VocabularyTiles {
     const CrossEntropyArgs& loss = args.rows;
     const int64_t copy_bytes = weight.numel() * static_cast<int64_t>(sizeof(float));
     const bool loss_alone = !wanted[0] && !wanted[1] && !wanted[2];
-    return weight.is_cpu() && rows > ChunkedLinear::rows_of_chunk(args.layer, rows, chunk_size) &&
-           !args.probabilities() && loss.input.dim() == 2 && loss.label_smoothing == 0 &&
-           (loss.z_loss == 0 || !loss.weight.defined()) &&
-           (loss_alone ||
-            (wanted[1] && (rows <= weight.size(1) ||
-                           (weight.element_size() == 2 && copy_bytes > accumulator_bytes))));
+    const int64_t chunk = ChunkedLinear::rows_of_chunk(args.layer, rows, chunk_size);
+    const int64_t again = std::max<int64_t>(0, rows - weight.size(1));  // of all rows
+    const bool few_again =
+        again == 0 || (!chunk_size.has_value() && chunk * again <= kFewAgain * rows);
+    return weight.is_cpu() && rows > chunk && !args.probabilities() && loss.input.dim() == 2 &&
+           loss.label_smoothing == 0 && (loss.z_loss == 0 || !loss.weight.defined()) &&
+           (loss_alone || (wanted[1] && (few_again || (weight.element_size() == 2 &&
+                                                       copy_bytes > accumulator_bytes))));
   }
 
   VocabularyTiles(const LinearCrossEntropyArgs& args, const Rows& rows,
@@ -50,6 +52,7 @@ class VocabularyTiles {
     most_ = std::max<int64_t>(1, chunk * classes / rows.count());
     most_ = most_ > kLine ? most_ / kLine * kLine : most_;
     if (wanted[1]) {
+      kept_rows_ = std::min(rows.count(), args.layer.weight.size(1));
       grad_weight_ = fresh(args.layer.weight.sizes(), args.layer.weight.options());
     }
     buffer_ = fresh({rows.count() * (most_ + 1)}, input_.options());
@@ -98,11 +101,9 @@ class VocabularyTiles {
       // A target outside of the tile is one more class, which is left out of the products.
       tile.input = buffer_.narrow(0, 0, rows_.count() * (count + 1)).view({-1, count + 1});
       const Tensor logits = tile.input.narrow(1, 0, count);
-      if (keeps_logits()) {
-        logits.copy_(kept(begin, count));
-      } else {
-        compute(logits, begin);
-      }
+      const auto [kept_logits, others] = parts(logits);
+      kept_logits.copy_(kept(begin, count));
+      compute(others, begin, kept_rows_);
       tile.input.select(1, count).zero_();
       tile.target = at::where(is_inside(begin, count), target_ - begin, count);
       ops::cross_entropy_backward_(tile, upstream, statistics_, normalizer);
@@ -122,9 +123,11 @@ class VocabularyTiles {
 
  private:
   static constexpr int64_t kLine = 32;
+  static constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-  /// Whether the logits of a tile fit into the gradient of its classes.
-  bool keeps_logits() const { return wanted_[1] && rows_.count() <= args_.layer.weight.size(1); }
+  /// How many rows' logits of a chunk may be computed again, rather than that each chunk of rows
+  /// goes over the weight twice, and twice over its gradient.
+  static constexpr int64_t kFewAgain = 32;
 
   template <typename Do>
   void for_each_tile(Do&& run) const {
@@ -138,18 +141,32 @@ class VocabularyTiles {
     return target_.ge(begin).logical_and(target_.lt(begin + count));
   }
 
-  Tensor kept(int64_t begin, int64_t count) const {
-    return grad_weight_.narrow(0, begin, count)
-        .view({-1})
-        .narrow(0, 0, rows_.count() * count)
-        .view({rows_.count(), count});
+  /// Values of the rows whose logits are kept, and of the others.
+  std::array<Tensor, 2> parts(const Tensor& values) const {
+    return {values.narrow(0, 0, kept_rows_),
+            values.narrow(0, kept_rows_, values.size(0) - kept_rows_)};
   }
 
-  void compute(const Tensor& logits, int64_t begin) const {
-    const int64_t count = logits.size(1);
-    const Tensor& bias = args_.layer.bias;
-    write_logits(logits, input_, args_.layer.weight.narrow(0, begin, count),
-                 bias.defined() ? bias.narrow(0, begin, count) : bias);
+  /// The place of the logits of a tile in the gradient of its classes.
+  Tensor kept(int64_t begin, int64_t count) const {
+    if (kept_rows_ == 0) {
+      return buffer_.narrow(0, 0, 0).view({0, count});
+    }
+    return grad_weight_.narrow(0, begin, count)
+        .view({-1})
+        .narrow(0, 0, kept_rows_ * count)
+        .view({kept_rows_, count});
+  }
+
+  /// The logits of a tile that begins at that class, of rows from `first` on.
+  void compute(const Tensor& logits, int64_t begin, int64_t first) const {
+    const int64_t rows = logits.size(0), count = logits.size(1);
+    if (rows > 0) {
+      const Tensor& bias = args_.layer.bias;
+      write_logits(logits, input_.narrow(0, first, rows),
+                   args_.layer.weight.narrow(0, begin, count),
+                   bias.defined() ? bias.narrow(0, begin, count) : bias);
+    }
   }
 
   Tensor weight_of_target() const {
@@ -171,29 +188,41 @@ class VocabularyTiles {
   void find_statistics() {
     const auto wide = accumulated_.dtype(at::kDouble);
     const int64_t count = rows_.count();
-    constexpr double kInfinity = std::numeric_limits<double>::infinity();
-    Tensor max = at::full({count}, -kInfinity, wide);
+    const Tensor max = at::full({count}, -kInfinity, wide);
     lse_ = at::full({count}, -kInfinity, wide);
     label_ = at::zeros({count}, wide);
+    for_each_tile([&](int64_t begin, int64_t classes) {
+      const int64_t others = count - kept_rows_;
+      add_statistics(max, kept(begin, classes), begin, 0);
+      add_statistics(max, buffer_.narrow(0, 0, others * classes).view({others, classes}), begin,
+                     kept_rows_);
+    });
+    statistics_ = at::stack({max, lse_ - logits_of(max)}).to(accumulated_.dtype());
+  }
+
+  /// Those of a tile that begins at that class, of rows from `first` on, whose logits it leaves.
+  void add_statistics(const Tensor& all_max, const Tensor& logits, int64_t begin, int64_t first) {
+    const int64_t count = logits.size(0);
+    if (count == 0) {
+      return;
+    }
+    compute(logits, begin, first);
+    const auto of_rows = [&](const Tensor& values) { return values.narrow(0, first, count); };
+    const Tensor inside = of_rows(is_inside(begin, logits.size(1)));
     CrossEntropyArgs tile = of_row(args_.rows);
     tile.sample_weight = Tensor();
     tile.z_loss = 0;
-    for_each_tile([&](int64_t begin, int64_t classes) {
-      tile.input = keeps_logits() ? kept(begin, classes)
-                                  : buffer_.narrow(0, 0, count * classes).view({count, classes});
-      compute(tile.input, begin);
-      const Tensor inside = is_inside(begin, classes);
-      tile.target = at::where(inside, target_ - begin, 0);
-      const auto found = ops::cross_entropy_forward(tile, std::nullopt,
-                                                    accumulated_.dtype().toScalarType(), false);
-      const Tensor most = found.statistics.select(0, 0).to(at::kDouble).view({count});
-      Tensor lse = logits_of(most) + found.statistics.select(0, 1).view({count});
-      label_ = at::where(inside, lse - found.loss, label_);
-      lse = at::where(most == -kInfinity, at::where(lse.isnan(), -kInfinity, lse), lse);
-      max = at::maximum(max, most);
-      lse_ = at::logaddexp(lse_, lse);
-    });
-    statistics_ = at::stack({max, lse_ - logits_of(max)}).to(accumulated_.dtype());
+    tile.input = logits;
+    tile.target = at::where(inside, of_rows(target_) - begin, 0);
+    const auto found =
+        ops::cross_entropy_forward(tile, std::nullopt, accumulated_.dtype().toScalarType(), false);
+    const Tensor most = found.statistics.select(0, 0).to(at::kDouble).view({count});
+    Tensor lse = logits_of(most) + found.statistics.select(0, 1).view({count});
+    const Tensor max = of_rows(all_max), all_lse = of_rows(lse_), label = of_rows(label_);
+    label.copy_(at::where(inside, lse - found.loss, label));
+    lse = at::where(most == -kInfinity, at::where(lse.isnan(), -kInfinity, lse), lse);
+    max.copy_(at::maximum(max, most));
+    all_lse.copy_(at::logaddexp(all_lse, lse));
   }
 
   /// After softcap and temperature.
@@ -218,6 +247,7 @@ class VocabularyTiles {
   const at::TensorOptions accumulated_;
   const Tensor input_, target_;  // of the rows that take part
   int64_t most_;                 // classes of a tile
+  int64_t kept_rows_ = 0;        // whose logits are kept for the gradients
   Tensor grad_weight_, buffer_;
   Tensor lse_, label_, statistics_;  // of rows: of all classes, and of the target
 };
