@@ -104,12 +104,12 @@ struct RowState {
   TORCHSOFTMAX_FN V lse() const { return logits.max + log_sum; }
 };
 
-/// The state with a row's maximum, from the statistics that forward left or still without its sums.
-template <typename Walk, typename Logits, typename Losses>
-TORCHSOFTMAX_FN auto state_of(const Walk& walk, const Logits& logits, const Losses& loss_rows,
-                              RowRange rows, const typename Walk::V& max) {
+/// The state of a row of logits, from the statistics that forward left or still without its sums.
+template <typename Walk, typename Row, typename Losses>
+TORCHSOFTMAX_FN auto state_of(const Walk& walk, const Row& row, const Losses& loss_rows,
+                              RowRange rows) {
   using V = typename Walk::V;
-  const auto differences = logits.of_row(max).differences();
+  const auto differences = row.differences();
   const V log_sum = loss_rows.forward() ? V(0) : walk.load_rows(loss_rows.known_log_sum, rows);
   return RowState<std::decay_t<decltype(differences)>, V>{differences, log_sum, V(0)};
 }
@@ -193,7 +193,8 @@ struct IndexRow : Policy {
     const auto logits_of = [&](const V& max) { return logits.of_row(max); };
     RowState<decltype(logits_of(V(0)).differences()), V> state;
     if (!forward) {
-      state = state_of(walk, logits, loss_rows, rows, walk.load_rows(loss_rows.known_max, rows));
+      const auto row = logits_of(walk.load_rows(loss_rows.known_max, rows));
+      state = state_of(walk, row, loss_rows, rows);
     } else if constexpr (kReduces) {
       const Elements<In> largest{input};
       const auto exponential = [&](const auto& row, int64_t i, const V& value, auto lanes) {
@@ -379,10 +380,10 @@ struct ProbabilityRow : Policy {
     const V max = forward
                       ? walk.maximum([&](int64_t i, auto lanes) { return input.first(i, lanes); })
                       : walk.load_rows(loss_rows.known_max, rows);
-    auto state = state_of(walk, logits, loss_rows, rows, max);
+    const auto row = logits.of_row(max);
+    auto state = state_of(walk, row, loss_rows, rows);
     V mass(0);
     if (forward) {
-      const auto row = logits.of_row(max);
       const auto sums = walk.template sums<3>([&](int64_t i, auto lanes) {
         const V value = row.value(input.load(i, lanes));
         const V z = row.shifted(value);
@@ -438,8 +439,8 @@ struct TargetGradientRow : Policy {
   TORCHSOFTMAX_FN void operator()(const Walk& walk, RowRange rows, const Keep&, const Out& out,
                                   const In& input) const {
     using V = typename Walk::V;
-    const auto state =
-        state_of(walk, logits, loss_rows, rows, walk.load_rows(loss_rows.known_max, rows));
+    const auto row = logits.of_row(walk.load_rows(loss_rows.known_max, rows));
+    const auto state = state_of(walk, row, loss_rows, rows);
     const V grad = V(smoothing.target) * loss_rows.gradients(walk, rows);
     walk.for_each([&](int64_t i, auto lanes) {
       const V z = state.logits.shifted(state.logits.value(input.load(i, lanes)));
