@@ -101,9 +101,8 @@ class VocabularyTiles {
       // A target outside of the tile is one more class, which is left out of the products.
       tile.input = buffer_.narrow(0, 0, rows_.count() * (count + 1)).view({-1, count + 1});
       const Tensor logits = tile.input.narrow(1, 0, count);
-      const auto [kept_logits, others] = parts(logits);
-      kept_logits.copy_(kept(begin, count));
-      compute(others, begin, kept_rows_);
+      logits.narrow(0, 0, kept_rows_).copy_(kept(begin, count));
+      compute(logits.narrow(0, kept_rows_, rows_.count() - kept_rows_), begin, kept_rows_);
       tile.input.select(1, count).zero_();
       tile.target = at::where(is_inside(begin, count), target_ - begin, count);
       ops::cross_entropy_backward_(tile, upstream, statistics_, normalizer);
@@ -141,17 +140,8 @@ class VocabularyTiles {
     return target_.ge(begin).logical_and(target_.lt(begin + count));
   }
 
-  /// Values of the rows whose logits are kept, and of the others.
-  std::array<Tensor, 2> parts(const Tensor& values) const {
-    return {values.narrow(0, 0, kept_rows_),
-            values.narrow(0, kept_rows_, values.size(0) - kept_rows_)};
-  }
-
   /// The place of the logits of a tile in the gradient of its classes.
   Tensor kept(int64_t begin, int64_t count) const {
-    if (kept_rows_ == 0) {
-      return buffer_.narrow(0, 0, 0).view({0, count});
-    }
     return grad_weight_.narrow(0, begin, count)
         .view({-1})
         .narrow(0, 0, kept_rows_ * count)
@@ -191,28 +181,29 @@ class VocabularyTiles {
     const Tensor max = at::full({count}, -kInfinity, wide);
     lse_ = at::full({count}, -kInfinity, wide);
     label_ = at::zeros({count}, wide);
+    CrossEntropyArgs tile = of_row(args_.rows);
+    tile.sample_weight = Tensor();
+    tile.z_loss = 0;
     for_each_tile([&](int64_t begin, int64_t classes) {
-      const int64_t others = count - kept_rows_;
-      add_statistics(max, kept(begin, classes), begin, 0);
-      add_statistics(max, buffer_.narrow(0, 0, others * classes).view({others, classes}), begin,
-                     kept_rows_);
+      if (kept_rows_ > 0) {
+        tile.input = kept(begin, classes);
+        add_statistics(tile, max, begin, 0);
+      }
+      if (const int64_t others = count - kept_rows_; others > 0) {
+        tile.input = buffer_.narrow(0, 0, others * classes).view({others, classes});
+        add_statistics(tile, max, begin, kept_rows_);
+      }
     });
     statistics_ = at::stack({max, lse_ - logits_of(max)}).to(accumulated_.dtype());
   }
 
-  /// Those of a tile that begins at that class, of rows from `first` on, whose logits it leaves.
-  void add_statistics(const Tensor& all_max, const Tensor& logits, int64_t begin, int64_t first) {
-    const int64_t count = logits.size(0);
-    if (count == 0) {
-      return;
-    }
-    compute(logits, begin, first);
+  /// Those of a tile that begins at that class, of rows from `first` on, whose logits it leaves in
+  /// its input.
+  void add_statistics(CrossEntropyArgs& tile, const Tensor& all_max, int64_t begin, int64_t first) {
+    const int64_t count = tile.input.size(0);
+    compute(tile.input, begin, first);
     const auto of_rows = [&](const Tensor& values) { return values.narrow(0, first, count); };
-    const Tensor inside = of_rows(is_inside(begin, logits.size(1)));
-    CrossEntropyArgs tile = of_row(args_.rows);
-    tile.sample_weight = Tensor();
-    tile.z_loss = 0;
-    tile.input = logits;
+    const Tensor inside = of_rows(is_inside(begin, tile.input.size(1)));
     tile.target = at::where(inside, of_rows(target_) - begin, 0);
     const auto found =
         ops::cross_entropy_forward(tile, std::nullopt, accumulated_.dtype().toScalarType(), false);
