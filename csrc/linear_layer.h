@@ -15,10 +15,20 @@ struct LinearLayer {
 
   LinearLayer(const Tensor& given_input, const Tensor& given_weight,
               const OptionalTensor& given_bias)
-      : input(given_input.reshape_symint({-1, given_input.sym_size(-1)})),
-        weight(given_weight.reshape_symint({-1, given_weight.sym_size(-1)})),
+      : input(as_matrix(given_input)),
+        weight(as_matrix(given_weight)),
         bias(defined_or_empty(given_bias)) {
     bias = bias.defined() ? bias.reshape({-1}) : bias;
+  }
+
+ private:
+  /// All dimensions but the last as one. Of 0 features, -1 could be any number of rows.
+  static Tensor as_matrix(const Tensor& values) {
+    c10::SymInt rows = 1;
+    for (const c10::SymInt& size : values.sym_sizes().slice(0, values.dim() - 1)) {
+      rows *= size;
+    }
+    return values.reshape_symint({rows, values.sym_size(-1)});
   }
 };
 

@@ -351,7 +351,7 @@ def linear_layer(
     rows: tuple[int, ...], classes: tuple[int, ...], features: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Inputs with an outlier and a weight, whose logits are of the order of 1."""
-    input = logits(*rows, features, dtype=torch.float64) / features**0.5
+    input = logits(*rows, features, dtype=torch.float64) / max(1, features) ** 0.5
     weight = logits(*classes, features, dtype=torch.float64, seed=7) / 8
     return input.to(dtype), weight.to(dtype)
 
@@ -386,6 +386,8 @@ def linear_samples(dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample(f"ignored, {reduction}", (x, w), (torch.full((4,), -100),), kwargs)
         empty = torch.zeros(0, dtype=torch.int64)
         yield Sample(f"no rows, {reduction}", (x[:0], w), (empty,), kwargs)
+        target = class_indices(4, classes=5, ignore_index=-100)
+        yield Sample(f"no features, {reduction}", (x[:, :0], w[:, :0]), (target,), kwargs)
     yield sample("many rows", 70, 90, 40, chunk_size=32)
     x, w = linear_layer((7,), (37,), 19, dtype)
     target = class_probabilities(7, 37, dtype=dtype)
@@ -422,6 +424,7 @@ def extended_linear_samples(dtype: torch.dtype) -> Iterator[Sample]:
         yield sample(f"{reduction}", (7,), (37,), 19, weight=class_weights(37, dtype), **kwargs)
         yield sample(f"leading dimensions, {reduction}", (2, 3), (21,), 5, **kwargs)
         yield sample(f"map, {reduction}", (6,), (5, 3, 2), 7, **kwargs)
+        yield sample(f"map, no features, {reduction}", (6,), (5, 3, 2), 0, **kwargs)
     yield sample("normalizer", (7,), (37,), 19, normalizer=torch.tensor(19.0))
 
 
@@ -450,6 +453,7 @@ def linear_statistics_samples(dtype: torch.dtype) -> Iterator[Sample]:
     yield sample("leading dimensions", (2, 3), 21, 5, chunk_size=4)
     yield sample("one row", (), 21, 5)
     yield sample("no rows", (0,), 21, 5)
+    yield sample("no features", (4,), 21, 0)
 
 
 def with_bias(function: Callable[..., Any]) -> Callable[..., Any]:

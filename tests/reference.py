@@ -108,9 +108,9 @@ def linear_cross_entropy(
     chunk_size: int | None = None,
     **options: object,
 ) -> Tensor:
-    lead, (classes, *more, features) = input.shape[:-1], linear_weight.shape
+    lead, (classes, *more, _) = input.shape[:-1], linear_weight.shape
     bias = None if linear_bias is None else linear_bias.reshape(-1)
-    logits = F.linear(input, linear_weight.reshape(-1, features), bias)
+    logits = F.linear(input, linear_weight.flatten(0, -2), bias)
     logits = logits.reshape(lead.numel(), classes, *more)
     probabilities = target.shape == (*lead, classes, *more)
     rows = (lead.numel(), *more)

@@ -5,7 +5,6 @@
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
 #include "kept_memory.h"
@@ -27,7 +26,7 @@ inline at::Tensor empty_contiguous(at::IntArrayRef shape, const at::TensorOption
     return at::Tensor(at::detail::empty_generic(
         shape, memory, c10::DispatchKeySet(c10::DispatchKey::CPU), dtype, std::nullopt));
   }
-  return ask_for_huge_pages(at::empty(shape, options));
+  return ask_for_huge_pages(at::Tensor(at::detail::empty_cpu(shape, options)));  // not dispatched
 }
 
 /// Contiguous, as PyTorch's softmax returns it whatever the strides of its input.
@@ -38,6 +37,9 @@ inline at::Tensor empty_contiguous_like(const at::Tensor& like) {
 /// With the strides of `like` where it is dense: the layout that autograd accumulates into.
 inline at::Tensor empty_gradient_like(const at::Tensor& like, at::ScalarType dtype) {
   const auto options = like.options().dtype(dtype);
+  if (like.is_contiguous()) {
+    return empty_contiguous(like.sizes(), options);
+  }
   constexpr auto kLayout = at::MemoryFormat::Preserve;
   if (auto* memory = kept_memory(like.numel() * c10::elementSize(dtype))) {
     const at::Tensor layout = at::empty_like(like, options.device(at::kMeta), kLayout);

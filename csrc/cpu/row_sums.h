@@ -2,16 +2,16 @@
 // What the mean of the rows' losses divides by, and sums over rows.
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 
 #include "../policies/device.h"
 #include "deterministic_sum.h"
+#include "memory.h"
 
 namespace torchsoftmax::cpu {
 
 template <typename acc_t>
 at::Tensor number(const at::TensorOptions& options, double value) {
-  at::Tensor result = at::empty({}, options);
+  at::Tensor result = empty_contiguous({}, options);
   *result.mutable_data_ptr<acc_t>() = static_cast<acc_t>(value);
   return result;
 }

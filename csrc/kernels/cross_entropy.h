@@ -1,7 +1,6 @@
 #pragma once
 // The kernels of cross_entropy: from tensors to the policies.
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -175,9 +174,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> forward(
     auto out = rows_of<scalar_t>(input, dim, /*data=*/nullptr);
     c10::DimVector shape(input.sizes());
     shape.erase(shape.begin() + dim);
-    loss = at::empty(shape, prepared.accumulated);
+    loss = empty_contiguous(shape, prepared.accumulated);
     shape.insert(shape.begin(), 2);
-    statistics = at::empty(shape, prepared.accumulated);
+    statistics = empty_contiguous(shape, prepared.accumulated);
     const auto total = given_normalizer.has_value() && given_normalizer->defined()
                            ? Normalizer<acc_t>(prepared.accumulated, *given_normalizer)
                            : prepared.total_weight(out.rows, input.numel() == 0);
@@ -196,7 +195,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> forward(
       loss_rows.upstream = {total.gradient(args.reduction == checks::kMean),
                             /*of_each_row=*/false};
     } else {
-      gradient = at::empty({0}, input.options());
+      gradient = empty_contiguous({0}, input.options());
     }
     if (prepared.probabilities && out.classes == 0) {  // an empty sum, where log p is nan
       loss.zero_();

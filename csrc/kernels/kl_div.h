@@ -1,7 +1,6 @@
 #pragma once
 // kl_div_with_logits, forward and backward: from tensors to the policies.
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/mul.h>
 #include <torch/library.h>
 
@@ -25,7 +24,7 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& input, const at::Te
     c10::DimVector shape(input.sizes());
     shape.pop_back();
     shape.insert(shape.begin(), 5);
-    statistics = at::empty(shape, accumulated);
+    statistics = empty_contiguous(shape, accumulated);
     const auto out = rows_of<scalar_t>(input, dim, nullptr);
     auto* values = statistics.mutable_data_ptr<acc_t>();
     if (out.classes == 0) {
@@ -40,7 +39,7 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& input, const at::Te
     const RowDivergence<acc_t> divergence{values, out.rows};
     if (reduction == checks::kNone) {
       shape.erase(shape.begin());
-      loss = at::empty(shape, accumulated);
+      loss = empty_contiguous(shape, accumulated);
       write_terms(loss.mutable_data_ptr<acc_t>(), out.rows, divergence, scale);
       return;
     }

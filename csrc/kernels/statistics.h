@@ -1,7 +1,6 @@
 #pragma once
 // softmax_statistics, forward and backward: from tensors to the policies.
 
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "../checks.h"
@@ -44,8 +43,8 @@ ops::Statistics forward(const at::Tensor& input, const OptionalTensor& given_ind
   if (!shape.empty()) {
     shape.erase(shape.begin() + dim);
   }
-  at::Tensor argmax = with_argmax ? at::empty(shape, input.options().dtype(at::kLong))
-                                  : at::empty({0}, input.options().dtype(at::kLong));
+  at::Tensor argmax = with_argmax ? empty_contiguous(shape, input.options().dtype(at::kLong))
+                                  : empty_contiguous({0}, input.options().dtype(at::kLong));
   at::Tensor lse, entropy;
   dispatch(input, [&](auto type) {
     using scalar_t = decltype(type);
@@ -53,12 +52,12 @@ ops::Statistics forward(const at::Tensor& input, const OptionalTensor& given_ind
     const auto accumulated = input.options().dtype(c10::CppTypeToScalarType<acc_t>::value);
     IndexRange range;
     const RowIndices indices = indices_of(index, input, dim, range);
-    log_prob =
-        index.defined() ? at::empty(index.sizes(), accumulated) : at::empty({0}, accumulated);
-    lse = at::empty(shape, accumulated);
+    log_prob = index.defined() ? empty_contiguous(index.sizes(), accumulated)
+                               : empty_contiguous({0}, accumulated);
+    lse = empty_contiguous(shape, accumulated);
     c10::DimVector stacked(shape);
     stacked.insert(stacked.begin(), 3);
-    statistics = at::empty(stacked, accumulated);
+    statistics = empty_contiguous(stacked, accumulated);
     const int64_t rows = lse.numel();
     auto* max = statistics.mutable_data_ptr<acc_t>();
     const StatisticsRow<acc_t> policy{{},
