@@ -326,6 +326,8 @@ inline int64_t softmax_statistics(const char* name, const Tensor& input,
   floating(name, "input", input);
   positive(name, "temperature", temperature);
   mask(name, given_mask, input);
+  TORCH_CHECK(!given_mask.has_value() || (!index.has_value() && !with_argmax), name,
+              ": expected a mask for the entropy alone, got indices or argmax with it");
   dim = at::maybe_wrap_dim(dim, input.dim());
   TORCH_CHECK_INDEX(!with_argmax || input.dim() == 0 || input.sym_size(dim) > 0, name,
                     ": expected 1 or more classes along dim ", dim, ", got input of shape ",

@@ -31,18 +31,12 @@ std::vector<int64_t> row_shape(const CrossEntropyArgs& rows) {
   return shape;
 }
 
-/// Whether each row of the layer has a target that is not ignored, of class indices.
-Tensor has_target(const LinearCrossEntropyArgs& args) {
-  const int64_t count = args.layer.input.size(0);
-  return args.rows.target.ne(args.rows.ignore_index).reshape({count, -1}).any(1);
-}
-
 /// Those with a target that is not ignored; all where the host would have to wait for a device to
 /// tell it which.
 Rows rows_taking_part(const LinearCrossEntropyArgs& args) {
   const int64_t count = args.layer.input.size(0);
   return args.probabilities() || count == 0 || !args.layer.input.is_cpu() ? Rows(count)
-                                                                          : Rows(has_target(args));
+                                                                          : Rows(args.has_target());
 }
 
 /// The loop over chunks, and what it makes of the rows that take part.
@@ -133,7 +127,7 @@ LinearLayer without_ignored(const LinearCrossEntropyArgs& args, const Rows& rows
     const bool in_words =
         input.is_contiguous() && input.size(1) * input.element_size() % sizeof(int64_t) == 0;
     const Tensor words = in_words ? input.view(at::kLong) : input;
-    layer.input = at::where(has_target(args).unsqueeze(1), words, 0).view(input.scalar_type());
+    layer.input = at::where(args.has_target().unsqueeze(1), words, 0).view(input.scalar_type());
   }
   return layer;
 }

@@ -36,7 +36,7 @@ struct LinearLayer {
 struct LinearCrossEntropyArgs {
   LinearLayer layer;
   // Of the logits, (N, C, d1, …, dK). `input` is of their shape, and one element in memory.
-  CrossEntropyArgs rows;
+  CrossEntropyArgs rows;         // class indices as int64
   c10::SymDimVector loss_shape;  // with reduction none
 
   LinearCrossEntropyArgs(const CrossEntropyArgs& args, const Tensor& linear_weight,
@@ -62,6 +62,12 @@ struct LinearCrossEntropyArgs {
   }
 
   bool probabilities() const { return checks::has_class_probabilities(rows.input, rows.target); }
+
+  /// Whether each row of the layer has a class index that is not ignored.
+  Tensor has_target() const {
+    const Tensor valid = rows.target.ne(rows.ignore_index);
+    return valid.dim() > 1 ? valid.flatten(1).any(1) : valid;
+  }
 
  private:
   static constexpr const char* kName = "linear_cross_entropy";
@@ -95,6 +101,9 @@ struct LinearCrossEntropyArgs {
     const bool probabilities = checks::has_class_probabilities(rows.input, rows.target);
     rows.input = at::empty({1}, rows.input.options()).expand_symint(shape);
     rows.target = rows.target.reshape_symint(probabilities ? shape : row_shape);
+    if (!probabilities) {
+      rows.target = rows.target.to(at::kLong);
+    }
     if (rows.sample_weight.defined()) {
       rows.sample_weight = rows.sample_weight.reshape_symint(row_shape);
     }

@@ -60,22 +60,20 @@ class VocabularyTiles {
   }
 
   /// Of all rows, in the accumulation type.
-  ///
-  /// The loss of a row is that of two classes: the target, and all others as one.
   Tensor losses() const {
-    CrossEntropyArgs two = of_row(args_.rows);
-    const Tensor rest = lse_ + at::log(-at::expm1((label_ - lse_).clamp_max(0)));
-    two.input = at::stack({label_, rest}, 1).to(accumulated_.dtype());
-    two.target = at::zeros_like(target_);
-    two.temperature = 1;
-    two.softcap = 0;
-    Tensor loss =
-        ops::cross_entropy_forward(two, std::nullopt, two.input.scalar_type(), false).loss;
+    const CrossEntropyArgs args = of_row(args_.rows);
+    Tensor loss = (lse_ - label_).clamp_min(0);  // below it only by rounding
     if (args_.rows.weight.defined()) {
       loss = loss * weight_of_target();
     }
+    if (args.z_loss != 0) {
+      loss = loss + args.z_loss * lse_.square();
+    }
+    if (args.sample_weight.defined()) {
+      loss = loss * args.sample_weight;
+    }
     const Tensor all = at::zeros({args_.layer.input.size(0)}, accumulated_);
-    rows_.put(loss, all, 0);
+    rows_.put(loss.to(all.scalar_type()), all, 0);
     return all;
   }
 
@@ -209,9 +207,14 @@ class VocabularyTiles {
         ops::cross_entropy_forward(tile, std::nullopt, accumulated_.dtype().toScalarType(), false);
     const Tensor most = found.statistics.select(0, 0).to(at::kDouble).view({count});
     Tensor lse = logits_of(most) + found.statistics.select(0, 1).view({count});
-    const Tensor max = of_rows(all_max), all_lse = of_rows(lse_), label = of_rows(label_);
-    label.copy_(at::where(inside, lse - found.loss, label));
-    lse = at::where(most == -kInfinity, at::where(lse.isnan(), -kInfinity, lse), lse);
+    if (const Tensor none = lse.isnan().logical_and(most == -kInfinity); none.any().item<bool>()) {
+      // A row of nothing but -inf adds nothing; one that holds nan too, of which the kernel has the
+      // same statistics, stays nan.
+      lse = at::where(none.logical_and(tile.input.isnan().any(1).logical_not()), -kInfinity, lse);
+    }
+    const Tensor label = tile.input.gather(1, tile.target.unsqueeze(1)).squeeze(1);
+    const Tensor max = of_rows(all_max), all_lse = of_rows(lse_), all_label = of_rows(label_);
+    all_label.copy_(at::where(inside, logits_of(label.to(at::kDouble)), all_label));
     max.copy_(at::maximum(max, most));
     all_lse.copy_(at::logaddexp(all_lse, lse));
   }

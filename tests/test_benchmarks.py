@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import linear, report, targets
+from benchmarks import gradient_filter, linear, report, targets
 from benchmarks.__main__ import with_earlier
 from benchmarks.cases import OPS
 from benchmarks.measure import Figure
@@ -179,7 +179,7 @@ def test_the_benchmark_of_the_output_layer_writes_its_results(tmp_path: Path) ->
     assert done.returncode == 0
     with (tmp_path / "linear.csv").open(newline="") as file:
         rows = {row["contender"]: row for row in csv.DictReader(file)}
-    measured = {"ours", "plain", "plain tuned", "native chunks"}
+    measured = {"ours", "ours, 70% ignored", "plain", "plain tuned", "native chunks"}
     assert set(rows) == measured | {"three products", "three products, new gradients tuned"}
     for name in measured:
         assert 0 < float(rows[name]["error_eps"]) < 64 and float(rows[name]["seconds"]) > 0
@@ -202,3 +202,17 @@ def test_a_peer_of_the_output_layer_that_is_wrong_is_marked(tmp_path: Path) -> N
     linear.draw(results, tmp_path / "wrong.png")
     linear.draw([replace(r, error_eps=3.0) for r in results], tmp_path / "right.png")
     assert (tmp_path / "wrong.png").read_bytes() != (tmp_path / "right.png").read_bytes()
+
+
+def test_the_gradient_filter_leaves_out_blocks_below_the_threshold(tmp_path: Path) -> None:
+    gradient = torch.full((4, 6), 0.1)
+    gradient[1, 4] = -0.5
+    kept = gradient_filter.kept_blocks(gradient, (2, 3), 0.3)
+    assert kept.tolist() == [[False, True], [False, False]]
+    right = torch.randn(6, 5)
+    expected = torch.zeros(4, 5)
+    expected[:2] = gradient[:2, 3:] @ right[3:]
+    torch.testing.assert_close(gradient_filter.product(gradient, right, kept)(), expected)
+    assert gradient_filter.main(["--quick", "--output", str(tmp_path)]) == 0
+    table = (tmp_path / "gradient_filter.md").read_text().splitlines()
+    assert len(table) == 2 + len(gradient_filter.BLOCKS) * len(gradient_filter.EXPONENTS) + 4

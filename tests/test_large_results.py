@@ -159,7 +159,16 @@ def test_few_blocks_are_kept() -> None:
 
 
 @keeps
-@pytest.mark.parametrize(("megabytes", "kept"), [("0", 0), ("50", BLOCK), ("", 0)])
+def test_more_blocks_of_smaller_results_are_kept() -> None:
+    torchsoftmax.empty_cache()
+    x = torch.zeros(300, 1000)
+    results = [torchsoftmax.softmax(x, -1) for _ in range(60)]
+    del results
+    assert 20 * x.nbytes <= torchsoftmax.empty_cache() <= 64 << 20
+
+
+@keeps
+@pytest.mark.parametrize(("megabytes", "kept"), [("0", 0), ("41", 0), ("50", BLOCK)])
 def test_how_much_is_kept(megabytes: str, kept: int) -> None:
     program = f"""
 import torch, torchsoftmax
@@ -170,6 +179,52 @@ assert torchsoftmax.empty_cache() == {kept}
 """
     environment = {**os.environ, "TORCHSOFTMAX_KEEP_MB": megabytes}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+@keeps
+@pytest.mark.parametrize("megabytes", ["", "some", "-1", "1e3", "99999999999999999999"])
+def test_a_wrong_amount_is_refused(megabytes: str) -> None:
+    program = f"import torch, torchsoftmax; torchsoftmax.softmax(torch.zeros{LARGE}, -1)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TORCHSOFTMAX_KEEP_MB": megabytes},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    message = "ValueError: TORCHSOFTMAX_KEEP_MB: expected a whole number of megabytes, got "
+    assert done.returncode == 1 and f"{message}{megabytes!r}" in done.stderr
+
+
+@keeps
+def test_a_fork_while_another_thread_gives_memory_back() -> None:
+    """The child, which has that thread's lock but not the thread, does not wait for it."""
+    program = f"""
+import os, signal, threading, torch, torchsoftmax
+torch.set_num_threads(1)
+x = torch.zeros({LARGE}, requires_grad=True)
+done = threading.Event()
+def work():
+    while not done.is_set():
+        for rows in (1024, 700):  # each takes the other's place
+            torchsoftmax.softmax(x[:rows], -1).sum().backward()  # frees without Python's lock
+thread = threading.Thread(target=work)
+thread.start()
+try:
+    for _ in range(30):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            torchsoftmax.softmax(x[:700], -1)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+finally:
+    done.set()
+    thread.join()
+"""
+    environment = {**os.environ, "TORCHSOFTMAX_KEEP_MB": "50"}
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], check=True, env=environment, timeout=120
+    )
 
 
 @keeps

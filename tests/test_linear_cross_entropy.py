@@ -41,6 +41,12 @@ def problem(
     return input.requires_grad_(), weight.requires_grad_(), target
 
 
+# Features, and the chunk size for 70 rows of which 46 take part. Tiles of the vocabulary serve
+# where there are more features than rows.
+WAYS = {"one chunk": (40, None), "chunks of rows": (40, 16), "tiles of classes": (100, 16)}
+every_way = pytest.mark.parametrize("features, size", WAYS.values(), ids=WAYS)
+
+
 def gradients(
     function: Callable[..., Tensor], *leaves: Tensor, upstream: float = 1.0
 ) -> tuple[Tensor, ...]:
@@ -105,13 +111,19 @@ def products(call: Callable[[], object]) -> int:
     return sum(out[0] * out[1] * left[1] for out, left, *_ in shapes)
 
 
+@every_way
 @pytest.mark.parametrize("of_input", [False, True])
 @pytest.mark.parametrize("of_weight", [False, True])
 @pytest.mark.parametrize("of_bias", [None, False, True])
 def test_only_what_needs_a_gradient_gets_one(
-    of_input: bool, of_weight: bool, of_bias: bool | None, device: str
+    of_input: bool,
+    of_weight: bool,
+    of_bias: bool | None,
+    features: int,
+    size: int | None,
+    device: str,
 ) -> None:
-    input, weight, target = problem(device)
+    input, weight, target = problem(device, features=features)
     bias = None if of_bias is None else on(device, logits(90, dtype=torch.float64, seed=3))
     wanted = {"input": of_input, "linear_weight": of_weight, "linear_bias": bool(of_bias)}
     given = {"input": input.detach(), "linear_weight": weight.detach(), "linear_bias": bias}
@@ -120,7 +132,7 @@ def test_only_what_needs_a_gradient_gets_one(
         for name, value in given.items()
         if value is not None
     }
-    loss = torchsoftmax.linear_cross_entropy(**leaves, target=target, chunk_size=16)
+    loss = torchsoftmax.linear_cross_entropy(**leaves, target=target, chunk_size=size)
     assert loss.requires_grad == any(wanted.values())
     if not loss.requires_grad:
         return
@@ -134,20 +146,23 @@ def test_only_what_needs_a_gradient_gets_one(
             assert leaf.grad is None
 
 
+@every_way
 @pytest.mark.parametrize("reduction", ["none", "mean"])
-def test_products_are_the_least_there_are(reduction: str) -> None:
+def test_products_are_the_least_there_are(reduction: str, features: int, size: int | None) -> None:
     """One without gradients; three with both; none for ignored rows or a frozen input."""
-    input, weight, target = problem("cpu")
+    input, weight, target = problem("cpu", features=features)
     taking_part = (target != -100).sum().item()
     assert taking_part < len(target)
-    one = taking_part * 90 * 40
+    one = taking_part * 90 * features
     again = one if reduction == "none" else 0  # where backward computes the logits
 
     def run(of_input: bool, of_weight: bool) -> int:
         leaves = input.detach().requires_grad_(of_input), weight.detach().requires_grad_(of_weight)
 
         def call() -> None:
-            loss = torchsoftmax.linear_cross_entropy(*leaves, target, reduction=reduction)
+            loss = torchsoftmax.linear_cross_entropy(
+                *leaves, target, reduction=reduction, chunk_size=size
+            )
             if loss.requires_grad:
                 loss.sum().backward()
 
@@ -156,6 +171,15 @@ def test_products_are_the_least_there_are(reduction: str) -> None:
     assert run(False, False) == one
     assert run(True, True) == 3 * one + again
     assert run(True, False) == run(False, True) == 2 * one + again
+
+
+def test_tiles_compute_the_logits_again_of_more_rows_than_features() -> None:
+    """Where a float32 copy of the gradient would be beyond the budget, here 0."""
+    input, weight, target = problem("cpu", dtype=torch.bfloat16)
+    taking_part = (target != -100).sum().item()
+    assert taking_part > 40
+    count = products(lambda: forward_operator(input, weight, target, 0, chunk_size=16))
+    assert count == (3 * taking_part + taking_part - 40) * 90 * 40
 
 
 def test_no_rows_that_take_part_ask_for_no_product() -> None:
@@ -170,23 +194,63 @@ def test_no_rows_that_take_part_ask_for_no_product() -> None:
 
 @pytest.mark.kernels
 @every_dtype
-def test_ignored_rows_may_hold_nan(dtype: torch.dtype, device: str) -> None:
-    input, weight, target = problem(device, dtype=dtype)
+@every_way
+def test_ignored_rows_may_hold_nan(
+    features: int, size: int | None, dtype: torch.dtype, device: str
+) -> None:
+    input, weight, target = problem(device, features=features, dtype=dtype)
     spoilt = input.detach().clone()
     spoilt[target == -100] = torch.nan
     for classes in ((90,), (45, 2)):
-        shaped = weight.view(*classes, 40)
+        shaped = weight.view(*classes, features)
         targets = target % 45 if len(classes) == 1 else (target % 45)[:, None].expand(70, 2)
         ignored = (target == -100).view(70, *(1 for _ in classes[1:]))
         targets = targets.masked_fill(ignored, -100)
 
         def loss(x: Tensor, w: Tensor, targets: Tensor = targets) -> Tensor:
-            return torchsoftmax.linear_cross_entropy(x, w, targets, chunk_size=16)
+            return torchsoftmax.linear_cross_entropy(x, w, targets, chunk_size=size)
 
-        clean = gradients(loss, input, shaped)
-        mine = gradients(loss, spoilt.requires_grad_(), shaped)
-        assert all(map(torch.equal, mine, clean))
-        assert not mine[0][target == -100].any()
+        def definition(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+            return torch.func.grad(loss, argnums=(0, 1))(x, w)
+
+        for of_both in (lambda x, w: gradients(loss, x, w), definition):
+            clean = of_both(input, shaped)
+            mine = of_both(spoilt.requires_grad_(), shaped)
+            assert all(map(torch.equal, mine, clean))
+            assert not mine[0][target == -100].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32], ids=str)
+@pytest.mark.parametrize("classes", [156, 157, 256, 300])
+def test_targets_of_fewer_bits_are_those_of_int64(
+    classes: int, dtype: torch.dtype, device: str
+) -> None:
+    """Neither the number of classes nor what is ignored needs to fit into their dtype."""
+    input, weight, _ = problem(device, classes=classes)
+    target = (torch.arange(70, device=device) * 7).clamp_max(min(classes, 256) - 1)
+    ignored = -100 if dtype == torch.uint8 else 2**32 + 7
+
+    def results(target: Tensor) -> list[Tensor]:
+        def loss(x: Tensor) -> Tensor:
+            return torchsoftmax.linear_cross_entropy(x, weight, target, ignore_index=ignored)
+
+        def of_logits(x: Tensor) -> Tensor:
+            return torchsoftmax.cross_entropy(x, target, ignore_index=ignored)
+
+        def log_prob(x: Tensor) -> Tensor:
+            return torchsoftmax.linear_softmax_statistics(x, weight, target).log_prob
+
+        x = (input @ weight.t()).detach()
+        return [
+            loss(input),
+            torch.func.grad(loss)(input),
+            torch.func.grad(of_logits)(x),
+            log_prob(input),
+            torch.func.grad(lambda x: log_prob(x).sum())(input),
+        ]
+
+    for mine, expected in zip(results(target.to(dtype)), results(target), strict=True):
+        assert torch.equal(mine, expected)
 
 
 def test_nothing_is_read_with_a_target_out_of_range() -> None:
@@ -206,9 +270,12 @@ def test_nothing_is_read_with_a_target_out_of_range() -> None:
 # Backward, as often and in whatever company it comes.
 
 
-def test_backward_twice_and_an_upstream_gradient(device: str) -> None:
-    input, weight, target = problem(device)
-    loss = torchsoftmax.linear_cross_entropy(input, weight, target)
+@every_way
+def test_backward_twice_and_an_upstream_gradient(
+    features: int, size: int | None, device: str
+) -> None:
+    input, weight, target = problem(device, features=features)
+    loss = torchsoftmax.linear_cross_entropy(input, weight, target, chunk_size=size)
     first = torch.autograd.grad(loss, (input, weight), torch.full_like(loss, 3), True)
     second = torch.autograd.grad(loss, (input, weight), torch.full_like(loss, 3))
     expected = gradients(
@@ -222,27 +289,30 @@ def test_backward_twice_and_an_upstream_gradient(device: str) -> None:
         loss.backward()
 
 
-def test_accumulation_over_micro_batches(device: str) -> None:
-    input, weight, target = problem(device)
+@every_way
+def test_accumulation_over_micro_batches(features: int, size: int | None, device: str) -> None:
+    input, weight, target = problem(device, features=features)
+    size = None if size is None else size // 3  # of 20 rows
     total = (target != -100).sum().item()
     for part in range(0, 70, 20):
         rows = slice(part, part + 20)
         torchsoftmax.linear_cross_entropy(
-            input[rows], weight, target[rows], normalizer=float(total)
+            input[rows], weight, target[rows], normalizer=float(total), chunk_size=size
         ).backward()
     expected = gradients(lambda x, w: reference.linear_cross_entropy(x, w, target), input, weight)
     for leaf, true in zip((input, weight), expected, strict=True):
         torch.testing.assert_close(leaf.grad, true, rtol=1e-12, atol=1e-14)
 
 
-def test_weight_tied_to_the_embedding(device: str) -> None:
+@every_way
+def test_weight_tied_to_the_embedding(features: int, size: int | None, device: str) -> None:
     tokens = torch.randint(90, (70,), device=device)
     *_, target = problem(device)
 
     def train(loss: Callable[..., Tensor]) -> Tensor:
         torch.manual_seed(0)
-        embedding = nn.Embedding(90, 40, dtype=torch.float64, device=device)
-        loss(embedding(tokens).tanh(), embedding.weight, target).backward()
+        embedding = nn.Embedding(90, features, dtype=torch.float64, device=device)
+        loss(embedding(tokens).tanh(), embedding.weight, target, chunk_size=size).backward()
         return embedding.weight.grad
 
     torch.testing.assert_close(
@@ -253,11 +323,14 @@ def test_weight_tied_to_the_embedding(device: str) -> None:
     )
 
 
-def test_a_hook_that_keeps_what_is_saved_keeps_it(device: str) -> None:
-    input, weight, target = problem(device)
+@every_way
+def test_a_hook_that_keeps_what_is_saved_keeps_it(
+    features: int, size: int | None, device: str
+) -> None:
+    input, weight, target = problem(device, features=features)
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-        loss = torchsoftmax.linear_cross_entropy(input, weight, target)
+        loss = torchsoftmax.linear_cross_entropy(input, weight, target, chunk_size=size)
     copies = [x.clone() for x in kept]
     (3 * loss).backward()
     for x, before in zip(kept, copies, strict=True):
@@ -375,7 +448,7 @@ def test_both_ways_to_the_weight_gradient_are_those_of_float64(
 def test_tiles_of_the_vocabulary_are_float64_s_whole(
     dtype: torch.dtype, options: dict[str, object], features: int, device: str
 ) -> None:
-    """Chunks of 7 rows of 70 are tiles of 9 classes of 90, where tiles serve."""
+    """Chunks of 7 rows, of 46 that take part, are tiles of 13 classes of 90, where tiles serve."""
     input, weight, target = problem(device, rows=70, features=features, dtype=dtype)
     target[target >= 60] %= 60
     given = {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in options.items()}
@@ -387,6 +460,53 @@ def test_tiles_of_the_vocabulary_are_float64_s_whole(
         assert_near(got, true, dtype, "result", inner=true.abs().max().item())
     alone = forward_operator(input, weight, target, 0, chunk_size=7, gradients=False, **given)
     assert_near(alone[0], exact[0], dtype, "loss", inner=1)
+
+
+# Of 90 classes in tiles of 13: some that hold nothing but -inf and nan, with targets in and out of
+# them, logits of +inf, and no finite ones at all.
+NOT_FINITE = {
+    "nan": {5: torch.nan},
+    "nan in a tile of -inf": {**dict.fromkeys(range(78, 90), -torch.inf), 85: torch.nan},
+    "targets of -inf": dict.fromkeys(range(45, 90), -torch.inf),
+    "+inf": {88: torch.inf},
+    "+inf and -inf": {**dict.fromkeys(range(78, 90), -torch.inf), 3: torch.inf},
+    "-inf alone": dict.fromkeys(range(90), -torch.inf),
+}
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("softcap", [0.0, 5.0])
+@pytest.mark.parametrize("logits_of_classes", NOT_FINITE.values(), ids=NOT_FINITE)
+def test_tiles_with_logits_that_are_not_finite(
+    logits_of_classes: dict[int, float], softcap: float, dtype: torch.dtype, device: str
+) -> None:
+    input, weight, target = problem(device, features=100, dtype=dtype)
+    bias = torch.zeros(90, dtype=dtype, device=device)
+    bias[list(logits_of_classes)] = torch.tensor(list(logits_of_classes.values())).to(bias)
+
+    def results(size: int) -> tuple[Tensor, list[Tensor]]:
+        given = {"chunk_size": size, "bias": bias, "softcap": softcap}
+        (loss,) = forward_operator(input, weight, target, 0, reduction=0, gradients=False, **given)
+        return loss, forward_operator(input, weight, target, 0, reduction=2, **given)[1:]
+
+    (loss, of_sum), (chunk_loss, of_chunks) = results(7), results(1000)
+    capped = input.double() @ weight.double().t() + bias.double()
+    capped = softcap * (capped / softcap).tanh() if softcap else capped
+    exact = nn.functional.cross_entropy(capped, target, reduction="none").detach()
+    for mine in (loss, chunk_loss):
+        assert_near(mine, exact, dtype, "loss", inner=8)
+    for mine, chunks in zip(of_sum, of_chunks, strict=True):
+        assert torch.equal(mine.isnan(), chunks.isnan())
+
+
+def test_the_loss_of_tiles_at_an_offset(device: str) -> None:
+    """Logits of 1e4, exact in float32: what is left of them in the loss is of the order of 1."""
+    input, weight, target = problem(device, features=100, dtype=torch.float32)
+    bias = 1e4 + torch.arange(90, device=device) % 3
+    loss, *_ = forward_operator(input, 0 * weight, target, 0, bias=bias, chunk_size=7)
+    exact = nn.functional.cross_entropy(bias.double().expand(70, 90), target)
+    assert_near(loss, exact, torch.float32, "loss")
 
 
 @pytest.mark.kernels

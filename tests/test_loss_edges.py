@@ -329,6 +329,15 @@ def test_argmax_is_torchs(
         assert torch.equal(found.cpu(), values.argmax(dim))
 
 
+def test_a_mask_is_for_the_entropy_alone(device: str) -> None:
+    """Of the operator: no function hands both on, and the kernels would not mask the others."""
+    x, mask = torch.randn(2, 3, device=device), torch.ones(2, 3, device=device).bool()
+    index = torch.zeros(2, 1, device=device).long()
+    for given, argmax in ((index, False), (None, True)):
+        with pytest.raises(RuntimeError, match="a mask for the entropy alone"):
+            torch.ops.torchsoftmax.softmax_statistics(x, given, mask, 1, 1.0, argmax)
+
+
 def test_statistics_by_name(device: str) -> None:
     x = on(device, logits(3, 5, dtype=torch.float32)).requires_grad_()
     found = torchsoftmax.softmax_statistics(x, torch.arange(3, device=device))

@@ -285,7 +285,7 @@ def linear_cross_entropy(
     *,
     linear_bias: Tensor | None = None,
     weight: Tensor | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
@@ -319,11 +319,13 @@ def linear_cross_entropy(
             probabilities of shape (*, C) or (*, C, d1, …, dK).
         linear_bias: of the shape of ``linear_weight`` without its last dimension.
         weight, ignore_index, reduction, label_smoothing, temperature, softcap, z_loss,
-            sample_weight, normalizer: as in :func:`cross_entropy`. Rows whose targets are all
-            ignored are left out of every matrix product.
+            sample_weight, normalizer: as in :func:`cross_entropy`; an ``ignore_index`` of None is
+            -100. On a CPU, rows whose targets are all ignored are left out of every matrix product.
         chunk_size: rows of logits that are in memory at a time; by default as many as take 48 MB
-            (40 MB in bfloat16 and float16), and 16 at least. On a GPU as many as take 512 MiB or,
-            in 16 bits, what a float32 sum of the gradient of ``linear_weight`` over chunks takes.
+            (40 MB in bfloat16 and float16), and 16 at least; or, where there are hardly more rows
+            than in_features, the logits of all rows for as many classes as take that. On a GPU as
+            many rows as take 512 MiB or, in 16 bits, what a float32 sum of the gradient of
+            ``linear_weight`` over chunks takes.
 
     Returns:
         A 0-d tensor, or for ``"none"`` a tensor of the shape of class-index targets; of the dtype
@@ -339,9 +341,11 @@ def linear_cross_entropy(
     No input is written to. An ignored row's input may hold nan. The gradient of ``linear_weight``
     is summed in float32 (float64 for float64) and rounded once: for bfloat16 and float16 in a
     float32 tensor of its size, or, where that would take more than 256 MiB, by tiles of the
-    classes, for which the logits are computed once more. Gradients of class probabilities,
-    ``weight``, ``sample_weight`` and ``normalizer``, second derivatives, forward-mode AD and
-    ``torch.func`` come from the definition, which has all logits in memory.
+    classes, where only the logits of as many rows as there are in_features are not computed again
+    (not with smoothing, class probabilities, a K-dimensional loss, or ``weight`` and ``z_loss``
+    together: these always take the float32 tensor). Gradients of class probabilities, ``weight``,
+    ``sample_weight`` and ``normalizer``, second derivatives, forward-mode AD and ``torch.func``
+    come from the definition, which has all logits in memory.
 
     Same function as :func:`torch.nn.functional.linear_cross_entropy` where no extension is used.
 
@@ -362,7 +366,7 @@ def linear_cross_entropy(
         None,
         chunk_size,
         _reduction_code("linear_cross_entropy", _REDUCTIONS, reduction),
-        ignore_index,
+        -100 if ignore_index is None else ignore_index,
         label_smoothing,
         temperature,
         _softcap_or_0("linear_cross_entropy", softcap),
@@ -532,13 +536,15 @@ def linear_softmax_statistics(
         linear_bias: of shape (C).
         temperature: positive.
         softcap: positive, or None for none.
-        chunk_size: rows of logits in memory at a time, as in :func:`linear_cross_entropy`.
+        chunk_size: rows of logits in memory at a time; by default as many as
+            :func:`linear_cross_entropy` has.
 
     Returns:
         :class:`SoftmaxStatistics` of tensors of shape (*); ``log_prob``, ``lse`` and ``entropy``
         are of the dtype of ``input`` (under ``torch.autocast`` of its dtype on a CPU, as
-        PyTorch's log_softmax is, and float32 on a GPU) and differentiable
-        with respect to ``input``, ``linear_weight`` and ``linear_bias``.
+        PyTorch's log_softmax is, and float32 on a GPU) and differentiable with respect to
+        ``input``, ``linear_weight`` and ``linear_bias``. In bfloat16 and float16 the gradient of
+        ``linear_weight`` is summed in a float32 tensor of its size.
 
     Raises:
         IndexError: a target is out of range, or there are no classes.

@@ -207,7 +207,7 @@ class LinearCrossEntropyLoss(_NativeLinearCrossEntropyLoss):
             target,
             linear_bias=None if bias is None else bias.reshape(shape),
             weight=self.weight,
-            ignore_index=-100 if self.ignore_index is None else self.ignore_index,
+            ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
             temperature=self.temperature,

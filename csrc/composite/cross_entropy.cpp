@@ -61,7 +61,8 @@ struct Terms {
                 along_classes(weights, input) * args.target.to(acc) * (1 - args.label_smoothing);
       return;
     }
-    const Tensor rows = (input.dim() == 1 ? args.target.reshape({}) : args.target).unsqueeze(dim);
+    const Tensor target = args.target.to(at::kLong);  // ATen compares in the tensor's dtype
+    const Tensor rows = (input.dim() == 1 ? target.reshape({}) : target).unsqueeze(dim);
     index = ops::gather_index(rows, classes, args.ignore_index, args.function);
     valid = rows.ne(args.ignore_index);
     picked = weights.index_select(0, index.reshape({-1})).reshape_symint(index.sym_sizes());

@@ -10,8 +10,9 @@
 namespace torchsoftmax::composite {
 namespace {
 
-Tensor gather_index(const Tensor& target, c10::SymInt num_classes,
+Tensor gather_index(const Tensor& given, c10::SymInt num_classes,
                     std::optional<int64_t> ignore_index, std::string_view function) {
+  const Tensor target = given.to(at::kLong);  // ATen compares in the tensor's dtype
   const Tensor valid = ignore_index.has_value()
                            ? target.ne(*ignore_index)
                            : at::ones_like(target, target.options().dtype(at::kBool));
@@ -23,7 +24,7 @@ Tensor gather_index(const Tensor& target, c10::SymInt num_classes,
         checks::out_of_range(function, values[0].item<int64_t>(),
                              num_classes.guard_int(__FILE__, __LINE__), ignore_index));
   }
-  return at::where(valid, target, 0).to(at::kLong);
+  return at::where(valid, target, 0);
 }
 
 /// Elementwise, so the batch dimension stays where it is.

@@ -9,8 +9,12 @@
 namespace torchsoftmax::composite {
 namespace {
 
-/// The arguments of the cross-entropy of the logits.
-CrossEntropyArgs of_logits(const LinearCrossEntropyArgs& args) {
+/// The arguments of the cross-entropy of the logits. Rows of the layer that are ignored become 0,
+/// for they may hold nan.
+CrossEntropyArgs of_logits(LinearCrossEntropyArgs& args) {
+  if (!args.probabilities()) {
+    args.layer.input = at::where(args.has_target().unsqueeze(1), args.layer.input, 0);
+  }
   CrossEntropyArgs rows = args.rows;
   const Tensor logits = at::linear(args.layer.input, args.layer.weight, optional(args.layer.bias));
   rows.input = logits.reshape_symint(args.rows.input.sym_sizes());
@@ -35,8 +39,7 @@ LinearGradients linear_gradients(const Tensor& of_logits, const LinearLayer& lay
 Tensor linear_cross_entropy(const CrossEntropyArgs& given, const Tensor& linear_weight,
                             const OptionalTensor& linear_bias, const OptionalTensor& normalizer,
                             Dtype dtype, std::optional<int64_t> chunk_size) {
-  const LinearCrossEntropyArgs args(given, linear_weight, linear_bias, normalizer, dtype,
-                                    chunk_size);
+  LinearCrossEntropyArgs args(given, linear_weight, linear_bias, normalizer, dtype, chunk_size);
   const Tensor loss = cross_entropy(of_logits(args), normalizer, dtype, false);
   return given.reduction == checks::kNone ? loss.reshape_symint(args.loss_shape) : loss;
 }
@@ -45,8 +48,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy_forward(
     const CrossEntropyArgs& given, const Tensor& linear_weight, const OptionalTensor& linear_bias,
     const OptionalTensor& given_normalizer, Dtype dtype, std::optional<int64_t> chunk_size,
     GradientMask wanted, int64_t /*accumulator_bytes*/) {
-  const LinearCrossEntropyArgs args(given, linear_weight, linear_bias, given_normalizer, dtype,
-                                    chunk_size);
+  LinearCrossEntropyArgs args(given, linear_weight, linear_bias, given_normalizer, dtype,
+                              chunk_size);
   checks::linear_cross_entropy_forward(given, linear_bias, wanted);
   const bool with_gradient = given.reduction != checks::kNone;
   auto [loss, statistics, normalizer, gradient] =
@@ -65,8 +68,8 @@ LinearGradients linear_cross_entropy_backward(const CrossEntropyArgs& given,
                                               const Tensor& grad_output, const Tensor& normalizer,
                                               std::optional<int64_t> chunk_size,
                                               GradientMask wanted, int64_t /*accumulator_bytes*/) {
-  const LinearCrossEntropyArgs args(given, linear_weight, linear_bias, std::nullopt,
-                                    grad_output.scalar_type(), chunk_size);
+  LinearCrossEntropyArgs args(given, linear_weight, linear_bias, std::nullopt,
+                              grad_output.scalar_type(), chunk_size);
   checks::linear_cross_entropy_backward(given, linear_bias, grad_output, normalizer,
                                         args.loss_shape, wanted);
   const CrossEntropyArgs rows = of_logits(args);

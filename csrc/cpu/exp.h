@@ -5,9 +5,9 @@
 // r = x - n ln2. The fraction's power of 2 comes from a table that one register holds, the whole
 // part goes into the exponent's bits, and exp(r) is a polynomial: of degree 3 on |r| <= ln2 / 32
 // (relative error 1.6e-9; AVX2: of degree 4 on twice the range it needs, 5.5e-9), far below one
-// rounding to float. exp(0) is exactly 1, exp(nan) is nan, exp(-inf) is 0, and so is what would be
-// below the smallest normal number. Tested over every float in range in tests/test_exp.py, which
-// states the bound.
+// rounding to float. exp(0) is exactly 1, exp(nan) is nan, exp(-inf) is 0; what would be below the
+// smallest normal number is between 0 and the right one. Tested over every float in range in
+// tests/test_exp.py, which states the bound.
 //
 // at::vec's own exp_u20 is not used: it returns exp(88) for a nan, and rounds ln2 to one float.
 

@@ -8,7 +8,7 @@
 // number of threads (docs/design.md has figures).
 //
 // A tile or block of the result is summed over the inner dimension by one thread, in one order:
-// results do not depend on the number of threads.
+// these results do not depend on the number of threads.
 
 #include <ATen/cpu/Utils.h>
 #include <ATen/ops/addmm.h>

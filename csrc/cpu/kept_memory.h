@@ -11,13 +11,17 @@
 #include <c10/core/CPUAllocator.h>
 
 #include <algorithm>
+#include <charconv>
+#include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <optional>
 #include <unordered_map>
 #include <vector>
 
 #if defined(__linux__)
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
@@ -68,6 +72,13 @@ class KeptMemory final : public c10::Allocator {
     default_copy_data(to, from, count);
   }
 
+  /// Whether a tensor of so many bytes is kept when it is freed. If not, the C library's memory is
+  /// the better one: it may have some.
+  bool keeps(size_t bytes) const {
+    const size_t block = block_of(bytes);
+    return block <= shelf_of(block).most;
+  }
+
   size_t release() {
     const std::lock_guard lock(mutex_);
     const size_t bytes = large_.bytes + small_.bytes;
@@ -85,9 +96,10 @@ class KeptMemory final : public c10::Allocator {
 
   /// Blocks that are kept, the oldest first.
   struct Shelf {
+    size_t most_blocks;
+    size_t most = 0;  // bytes
     std::vector<Block> blocks;
     size_t bytes = 0;
-    size_t most = 0;
 
     /// Takes the smallest and then newest block that serves and is not much too large.
     std::optional<Block> take(size_t least) {
@@ -119,7 +131,7 @@ class KeptMemory final : public c10::Allocator {
 
     /// Gives back the oldest until no more than that is left, and room for one more block.
     void drop_to(size_t most_bytes) {
-      while (!blocks.empty() && (bytes > most_bytes || blocks.size() >= kMostBlocks)) {
+      while (!blocks.empty() && (bytes > most_bytes || blocks.size() >= most_blocks)) {
         (void)munmap(blocks.front().base, blocks.front().bytes);
         bytes -= blocks.front().bytes;
         blocks.erase(blocks.begin());
@@ -127,40 +139,58 @@ class KeptMemory final : public c10::Allocator {
     }
   };
 
-  // At most so many blocks of either kind. Of large ones so many megabytes as the environment says,
-  // or this part of the machine's memory; of small ones, which the system cannot take, as much as
-  // the C library may keep at the end of its heap.
-  static constexpr size_t kMostBlocks = 8, kPartOfMachine = 8, kMostSmall = size_t{64} << 20;
+  // Of large blocks so many at most, and so many megabytes as the environment says or this part of
+  // the machine's memory; of small ones, which the system cannot take, as much as the C library may
+  // keep at the end of its heap.
+  static constexpr size_t kMostLarge = 8, kPartOfMachine = 8, kMostSmall = size_t{64} << 20;
   static constexpr const char* kMegabytes = "TORCHSOFTMAX_KEEP_MB";
   // The C library keeps nothing from here on: its DEFAULT_MMAP_THRESHOLD_MAX. MADV_FREE takes 50 to
   // 90 us on a virtual machine, which 8 MB in the caches would feel.
   static constexpr size_t kLarge = size_t{32} << 20;
+  // Tensors begin at different places of a page: a load waits for a store before it whose address
+  // ends in the same 12 bits, and operands of the same strides would meet all the time.
+  static constexpr size_t kApart = 704, kPlaces = 4;
+  static constexpr size_t kMegabyte = 1'000'000;
 
   KeptMemory() {
-    const char* given = std::getenv(kMegabytes);
     const auto machine =
         static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    large_.most = given == nullptr
-                      ? machine / kPartOfMachine
-                      : static_cast<size_t>(std::strtoull(given, nullptr, 10)) * 1'000'000;
+    large_.most = megabytes_given().value_or(machine / kPartOfMachine / kMegabyte) * kMegabyte;
     small_.most = std::min(kMostSmall, large_.most);
+    // A child of fork has no thread but the one that called it, so none that would unlock.
+    (void)pthread_atfork([] { instance().mutex_.lock(); }, [] { instance().mutex_.unlock(); },
+                         [] { instance().mutex_.unlock(); });
+  }
+
+  static std::optional<size_t> megabytes_given() {
+    const char* given = std::getenv(kMegabytes);
+    if (given == nullptr) {
+      return std::nullopt;
+    }
+    size_t value = 0;
+    const char* end = given + std::strlen(given);
+    const auto [rest, error] = std::from_chars(given, end, value);
+    TORCH_CHECK_VALUE(error == std::errc() && rest == end && value <= SIZE_MAX / kMegabyte,
+                      kMegabytes, ": expected a whole number of megabytes, got '", given, "'");
+    return value;
   }
 
   Shelf& shelf_of(size_t block_bytes) { return block_bytes > kLarge ? large_ : small_; }
+  const Shelf& shelf_of(size_t block_bytes) const { return block_bytes > kLarge ? large_ : small_; }
+
+  static size_t block_of(size_t bytes) {
+    return (bytes + kApart * kPlaces + kHugePage - 1) & ~(kHugePage - 1);
+  }
 
   void* take(size_t bytes) {
-    // Tensors begin at different places of a page: a load waits for a store before it whose address
-    // ends in the same 12 bits, and operands of the same strides would meet all the time.
-    constexpr size_t kApart = 704, kPlaces = 4;
-    const size_t whole = bytes + kApart * kPlaces;
-    const size_t least = (whole + kHugePage - 1) & ~(kHugePage - 1);
+    const size_t least = block_of(bytes);
     const std::lock_guard lock(mutex_);
     std::optional<Block> block = shelf_of(least).take(least);
     if (!block.has_value()) {
       char* base = map(least);
       block = Block{base, least, base + kApart * (1 + number_++ % kPlaces)};
     }
-    advise_huge_pages(block->base, whole);  // the rest may stay untouched
+    advise_huge_pages(block->base, bytes + kApart * kPlaces);  // the rest may stay untouched
     in_use_[block->memory] = *block;
     return block->memory;
   }
@@ -209,7 +239,7 @@ class KeptMemory final : public c10::Allocator {
   }
 
   std::mutex mutex_;
-  Shelf large_, small_;
+  Shelf large_{kMostLarge}, small_{kMostSmall / kHugePage};
   size_t number_ = 0;  // of blocks made
   std::unordered_map<void*, Block> in_use_;
 };
@@ -217,11 +247,12 @@ class KeptMemory final : public c10::Allocator {
 #endif
 
 /// What allocates a tensor of so many bytes, where that is not PyTorch's business: the tensor is
-/// large, and no other allocator has been put in the place of PyTorch's.
+/// large and will be kept, and no other allocator has been put in the place of PyTorch's.
 inline c10::Allocator* kept_memory(size_t bytes) {
 #if defined(TORCHSOFTMAX_KEEPS_MEMORY)
   constexpr size_t kFrom = size_t{1} << 20;
-  if (bytes >= kFrom && c10::GetCPUAllocator() == c10::GetDefaultCPUAllocator()) {
+  if (bytes >= kFrom && c10::GetCPUAllocator() == c10::GetDefaultCPUAllocator() &&
+      KeptMemory::instance().keeps(bytes)) {
     return &KeptMemory::instance();
   }
 #endif

@@ -8,15 +8,11 @@ namespace torchsoftmax::cpu {
 
 /// Copies `count` consecutive elements and converts them.
 template <typename acc_t, typename From, typename To>
-void copy_lanes(const From* from, To* to, int64_t count, bool streamed = false) {
+void copy_lanes(const From* from, To* to, int64_t count) {
   constexpr AllLanes<acc_t> all;
   int64_t i = 0;
   for (; i + all <= count; i += all) {
-    if (streamed) {
-      stream<acc_t>(to + i, load<acc_t>(from + i, all));
-    } else {
-      store<acc_t>(to + i, load<acc_t>(from + i, all), all);
-    }
+    store<acc_t>(to + i, load<acc_t>(from + i, all), all);
   }
   if (i < count) {
     store<acc_t>(to + i, load<acc_t>(from + i, count - i), count - i);
@@ -53,7 +49,7 @@ template <typename acc_t, typename scalar_t>
 /// The reverse of pack.
 template <typename acc_t, typename scalar_t>
 [[gnu::noinline]] void unpack(const acc_t* packed, const RowTensor<scalar_t>& to, int64_t first,
-                              int64_t count, int64_t pitch, bool streamed) {
+                              int64_t count, int64_t pitch) {
   const int64_t stride = to.row_stride();
   for (int64_t lane = 0; lane < count;) {
     const int64_t run = std::min(to.run(first + lane), count - lane);
@@ -61,7 +57,7 @@ template <typename acc_t, typename scalar_t>
     const acc_t* source = packed + lane;
     for (int64_t c = 0; c < to.classes; ++c, target += to.class_stride, source += pitch) {
       if (stride == 1) {
-        copy_lanes<acc_t>(source, target, run, streamed);
+        copy_lanes<acc_t>(source, target, run);
       } else {
 #pragma GCC unroll 4
         for (int64_t j = 0; j < run; ++j) {

@@ -3,9 +3,9 @@
 // one is found and an earlier one is written. So there is arithmetic to do while data comes, and no
 // waiting for the end of a reduction. For policies in stages (policies/staged.h).
 //
-// Short rows are a group behind each other, not one: as many as a vector has lanes. What is left of
-// their reductions inside of vectors is then done for all of them at once, and so is what a policy
-// makes of a maximum or a sum, in which each lane is a row.
+// Short rows are a group behind each other, not one: as many as a vector has lanes (fewer where the
+// output is streamed). What is left of their reductions inside of vectors is then done for all of
+// them at once, and so is what a policy makes of a maximum or a sum, in which each lane is a row.
 
 #include <ATen/Parallel.h>
 
@@ -164,9 +164,12 @@ void pipelined_rows(const RowPolicy& policy, const RowTensor<Out>& out,
   };
   constexpr std::integral_constant<int, 1> kOne;
   if constexpr (RowPolicy::kOften) {
-    if (RowPolicy::kKeeps && streamed && out.classes <= kGroupedStreamedClasses) {
-      run(std::integral_constant<int, 4>(), std::true_type());
-      return;
+    if constexpr (RowPolicy::kKeeps) {
+      if (streamed && out.classes <= kGroupedStreamedClasses) {
+        constexpr int kRows = std::min<int>(4, kLanes<acc_t>);
+        run(std::integral_constant<int, kRows>(), std::true_type());
+        return;
+      }
     }
     if (!streamed && out.classes <= kGroupedClasses) {
       run(std::integral_constant<int, kLanes<acc_t>>(), std::false_type());

@@ -10,6 +10,8 @@ namespace torchsoftmax::cpu {
 /// A vector of each of kRows rows, which together are reduced to one value of each row.
 template <typename acc_t, int kRows>
 class RowParts {
+  static_assert(kRows <= kLanes<acc_t>);
+
  public:
   using V = Vec<acc_t>;
 

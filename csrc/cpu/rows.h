@@ -107,7 +107,7 @@ void across_group(const RowPolicy& policy, RowRange rows, Lanes lanes, bool stre
   const std::tuple views{view(in, column())...};
   std::apply([&](const auto&... each) { policy(walk, rows, keep, out_rows, each...); }, views);
   if (out.data != nullptr && !direct) {
-    unpack(memory, out, rows.first, rows.count, kStep, streamed);
+    unpack(memory, out, rows.first, rows.count, kStep);
   }
 }
 

@@ -54,7 +54,8 @@ struct Prepared {
       return;
     }
     target = dense<int64_t>(args.target);
-    rows = {target.const_data_ptr<int64_t>(), weights, args.ignore_index, classes, range.check()};
+    rows = {target.const_data_ptr<int64_t>(), args.weight.defined() ? weights : nullptr,
+            args.ignore_index, classes, range.check()};
   }
 
   /// Raises for the first target that is out of range.

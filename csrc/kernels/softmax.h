@@ -26,13 +26,19 @@ at::Tensor forward(const char* name, const at::Tensor& self, int64_t dim, Dtype 
     const at::Tensor source = like_rows_of(output, input, dim);
     const auto out = rows_of<scalar_t>(output, dim);
     const auto in = rows_of<const scalar_t>(source, dim);
-    if (temperature == 1 && !mask.has_value()) {
-      for_each_row<acc_t>(Staged(Kernel<PlainLogits<acc_t>>{}), out, in);
-    } else {
-      using Logits = ScaledLogits<acc_t, false>;
-      const Staged policy(Kernel<Logits>{{Logits(temperature)}});
-      for_each_masked_row<acc_t>(policy, mask, output, dim, out, in);
+    const Staged plain(Kernel<PlainLogits<acc_t>>{});
+    if constexpr (kPlainMasked) {
+      if (temperature == 1) {
+        for_each_masked_row<acc_t>(plain, mask, output, dim, out, in);
+        return;
+      }
+    } else if (temperature == 1 && !mask.has_value()) {
+      for_each_row<acc_t>(plain, out, in);
+      return;
     }
+    using Logits = ScaledLogits<acc_t, false>;
+    for_each_masked_row<acc_t>(Staged(Kernel<Logits>{{Logits(temperature)}}), mask, output, dim,
+                               out, in);
   });
   return output;
 }

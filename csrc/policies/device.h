@@ -44,8 +44,11 @@ inline constexpr bool kHasRoom = !std::is_same_v<Keep, NoRoom>;
 /// Whether losses of logits that nothing is done to have kernels for each kind of work, or one for
 /// all.
 inline constexpr bool kLossesByWork = true;
+/// Whether masked logits that nothing else is done to have kernels of their own.
+inline constexpr bool kPlainMasked = false;
 #else
 inline constexpr bool kLossesByWork = false;
+inline constexpr bool kPlainMasked = true;
 #endif
 
 inline constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
