@@ -245,6 +245,7 @@ def test_vmap_inside_of_grad_and_of_vmap(op: Operator, device: str) -> None:
     assert_same(run(op.ours), run(op.native))
 
 
+@pytest.mark.once
 @every_operator
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 def test_compile(op: Operator, dynamic: bool, device: str) -> None:
@@ -261,6 +262,7 @@ def test_compile(op: Operator, dynamic: bool, device: str) -> None:
         )
 
 
+@pytest.mark.once
 def test_compile_with_dynamic_shapes_compiles_once(device: str) -> None:
     counter = CompileCounterWithBackend("aot_eager")
     op = OPERATORS[2]
@@ -276,6 +278,7 @@ def test_compile_with_dynamic_shapes_compiles_once(device: str) -> None:
     assert graphs[0] == graphs[1] == graphs[2]
 
 
+@pytest.mark.once
 @every_operator
 @pytest.mark.parametrize("transform", ["grad", "jvp", "hessian"])
 def test_compile_of_torch_func(op: Operator, transform: str, device: str) -> None:
@@ -297,6 +300,7 @@ def test_compile_of_torch_func(op: Operator, transform: str, device: str) -> Non
     assert_same(result, native(*sample.inputs))
 
 
+@pytest.mark.once
 @every_operator
 @pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
 def test_export(op: Operator, strict: bool, device: str) -> None:
@@ -314,6 +318,7 @@ def test_export(op: Operator, strict: bool, device: str) -> None:
     assert_same(program.module()(*sample.inputs, *tensors), call(op.native, sample)(*sample.inputs))
 
 
+@pytest.mark.once
 @every_operator
 def test_compiled_autograd(op: Operator, device: str) -> None:
     sample = op.small(device)
@@ -390,6 +395,7 @@ def test_autocast(op: Operator, dtype: torch.dtype, device: str) -> None:
             assert_near(leaf.grad, true.grad, kinds[1], f"{sample.name}, gradient", op.inner)
 
 
+@pytest.mark.once
 @every_operator
 def test_meta_device(op: Operator) -> None:
     """A device of its own: there is nothing to compute with on any other."""
@@ -404,6 +410,7 @@ def test_meta_device(op: Operator) -> None:
         ), sample.name
 
 
+@pytest.mark.once
 @every_operator
 @pytest.mark.parametrize("mode", ["fake", "symbolic"])
 def test_make_fx(op: Operator, mode: str, device: str) -> None:
@@ -424,6 +431,7 @@ def test_make_fx(op: Operator, mode: str, device: str) -> None:
     assert_same(graph(*tensors), gradient(op.native)(*tensors))
 
 
+@pytest.mark.once
 @every_operator
 def test_torch_function_mode_and_subclass_see_the_call(op: Operator, device: str) -> None:
     sample = op.small(device)
@@ -522,6 +530,7 @@ def opcheck_arguments(device: str) -> Iterator[tuple[str, tuple[object, ...]]]:
             yield name, (upstream, x, y, statistics.detach(), reduction, 2.0)
 
 
+@pytest.mark.once
 def test_opcheck(device: str) -> None:
     """Schema, fake tensors, autograd registration and AOT dispatch, with and without gradients."""
     checked = set()

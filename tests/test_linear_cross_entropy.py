@@ -509,10 +509,12 @@ def test_the_loss_of_tiles_at_an_offset(device: str) -> None:
     assert_near(loss, exact, torch.float32, "loss")
 
 
+@pytest.mark.once
 @pytest.mark.kernels
 @pytest.mark.parametrize("products", ["tiles", "pairs", "blocks"])
 def test_every_kind_of_products(products: str) -> None:
-    """The processor decides which kind is taken; all that it can do are tested on every one."""
+    """The processor decides which kind is taken; all that it can do are tested on every one, on
+    its lesser instruction sets under the sanitizers alone."""
     tests = "(products_in_tiles or vocabulary or results_do_not_depend) and not cuda"
     this_build = shlex.quote(str(Path(torchsoftmax.__file__).parents[1]))
     options = ["-q", "-p", "no:cacheprovider", "-o", f"pythonpath={this_build}", "-k", tests]
