@@ -278,7 +278,8 @@ def draw(results: list[Result], path: Path) -> None:
     if any(result.wrong for result in results if in_picture(result)):
         label = f"further than {TOLERANCE_EPS:g} eps from float64"
         axes[0, 0].plot([], [], "x", color="black", label=label)
-    axes[0, 0].legend(frameon=False)
+    lines, labels = axes[0, 0].get_legend_handles_labels()
+    picture.legend(lines, labels, loc="outside upper center", ncols=len(lines), frameon=False)
     picture.savefig(path, dpi=140)
 
 
