@@ -371,6 +371,8 @@ def linear_samples(dtype: torch.dtype) -> Iterator[Sample]:
             "weight": class_weights(37, dtype),
         }
         yield sample(f"{reduction}, weight, smoothing", 7, 37, 19, chunk_size=3, **kwargs)
+        # Four rows take part, fewer than there are features.
+        yield sample(f"{reduction}, tiles", 7, 37, 19, reduction=reduction, chunk_size=2)
         x, w = linear_layer((2, 3), (21,), 5, dtype)
         kwargs = {"reduction": reduction, "chunk_size": 4}
         target = class_indices(2, 3, classes=21, ignore_index=-100)
