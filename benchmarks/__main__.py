@@ -137,8 +137,7 @@ def main(argv: list[str] | None = None, peers_module: str = "benchmarks.peers") 
         print(report.text(figures, machine))
     if figures and arguments.output:
         pages.render(arguments.output)
-        if arguments.output.resolve() == pages.RESULTS:
-            pages.refresh()
+        pages.refresh(arguments.output)
     return 1 if failures else 0
 
 

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from benchmarks.exact import FAMILY, OPERATORS, Operator, results
 from benchmarks.report import markdown_table
+from benchmarks.sections import refresh
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 CLASSES = (10, 1000, 32000)
@@ -245,6 +246,7 @@ def main(argv: list[str] | None = None) -> int:
     (arguments.output / "accuracy.md").write_text(markdown(table))
     summary = overview([cell for cell in table if cell.op in OPERATORS])
     (arguments.output / "accuracy-overview.md").write_text(summary)
+    refresh(arguments.output)
     print(summary)
     return 0
 

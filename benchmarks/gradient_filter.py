@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 import torchsoftmax
 from benchmarks.machine import processor
+from benchmarks.sections import refresh
 from examples.demo.language_model import task
 from examples.demo.training import Run, on_logits
 
@@ -148,6 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     text = markdown(problem, lines)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "gradient_filter.md").write_text(text, encoding="utf-8")
+    refresh(options.output)
     print(text)
     return 0
 

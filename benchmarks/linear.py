@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from benchmarks.linear_worker import FRESH_PRODUCTS, LOSSES, PARTIAL, PRODUCTS
 from benchmarks.machine import processor
+from benchmarks.sections import refresh
 
 SWITCH = "THP_MEM_ALLOC_ENABLE"  # PyTorch's huge pages, read once
 TUNED = " tuned"
@@ -309,6 +310,7 @@ def main(argv: list[str] | None = None) -> int:
         everything = [r for key in sorted(known) for r in known[key]]
         text = write(everything, options.output, options.threads)  # each time: a break loses none
     draw(everything, options.output / "linear.png")
+    refresh(options.output)
     print(text)
     return 0
 

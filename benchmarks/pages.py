@@ -1,20 +1,13 @@
-"""``python -m benchmarks.pages``: every table and picture from the CSV, and the pages they are in.
-
-A table stands in README.md or docs/ between ``<!-- docs/results/NAME.md -->`` and ``<!-- end -->``.
-"""
+"""``python -m benchmarks.pages``: every table and picture from the CSV, and the pages with them."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 from benchmarks import picture, report, targets, traffic, vocabulary
 from benchmarks.measure import Figure
-
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs" / "results"
-SECTION = re.compile(r"(<!-- (docs/results/[\w-]+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
+from benchmarks.sections import RESULTS, refresh
 
 
 def save(figures: list[Figure], machine: dict[str, object], folder: Path) -> None:
@@ -42,19 +35,6 @@ def render(folder: Path) -> None:
         picture.draw(listed, machine, folder)
 
 
-def refreshed(text: str) -> str:
-    """The text with every marked section as its result file has it."""
-    return SECTION.sub(
-        lambda match: f"{match[1]}\n{(ROOT / match[2]).read_text().strip()}\n\n{match[3]}", text
-    )
-
-
-def refresh() -> None:
-    """Puts the committed tables into the pages."""
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        page.write_text(refreshed(page.read_text()))
-
-
 if __name__ == "__main__":
     render(RESULTS)
-    refresh()
+    refresh(RESULTS)

@@ -1,6 +1,7 @@
 // linear_cross_entropy by chunks of rows, or by tiles of the vocabulary, which become losses and
 // gradients while they are in memory.
 
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
 #include "chunked_linear.h"
@@ -132,6 +133,15 @@ LinearLayer without_ignored(const LinearCrossEntropyArgs& args, const Rows& rows
   return layer;
 }
 
+/// Whether the CPU has kernels of ours. Tiles of the vocabulary need them: the definition of a
+/// gradient takes no statistics of other tiles.
+bool cpu_has_kernels() {
+  static const bool found = c10::Dispatcher::singleton()
+                                .findSchemaOrThrow("torchsoftmax::cross_entropy_backward_", "")
+                                .hasKernelForDispatchKey(c10::DispatchKey::CPU);
+  return found;
+}
+
 struct Computed {
   Tensor losses;
   LinearGradients gradients;
@@ -142,7 +152,8 @@ Computed compute(const LinearCrossEntropyArgs& args, const CrossEntropyArgs& giv
                  const Tensor& row_gradient, std::optional<int64_t> chunk_size, GradientMask wanted,
                  int64_t accumulator_bytes) {
   const Rows taking_part = rows_taking_part(args);
-  if (VocabularyTiles::serve(args, taking_part.count(), chunk_size, wanted, accumulator_bytes)) {
+  if (cpu_has_kernels() &&
+      VocabularyTiles::serve(args, taking_part.count(), chunk_size, wanted, accumulator_bytes)) {
     const VocabularyTiles tiles(args, taking_part, chunk_size, wanted);
     const Tensor losses = tiles.losses();
     return {losses, wanted[1]

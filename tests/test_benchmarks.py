@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gradient_filter, linear, report, targets
+from benchmarks import gradient_filter, linear, report, sections, targets
 from benchmarks.__main__ import with_earlier
 from benchmarks.cases import OPS
 from benchmarks.measure import Figure
 from benchmarks.memory import peak_growth
-from benchmarks.pages import ROOT, refreshed
 from benchmarks.peers import Step, ours
+from benchmarks.sections import ROOT, refreshed
 from benchmarks.table import BY_NAME
 
 pytestmark = pytest.mark.once
@@ -163,9 +163,25 @@ def test_marked_sections_are_those_of_the_result_files() -> None:
     text = f"before\n<!-- {path} -->\nold\n<!-- end -->\nafter"
     table = (ROOT / path).read_text().strip()
     assert refreshed(text) == f"before\n<!-- {path} -->\n\n{table}\n\n<!-- end -->\nafter"
-    for page in ("README.md", "docs/performance.md"):
+    for page in ("README.md", "docs/performance.md", "docs/design.md"):
         content = (ROOT / page).read_text()
         assert refreshed(content) == content
+
+
+def test_pages_are_refreshed_from_the_folder_that_they_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, page = tmp_path / "docs" / "results", tmp_path / "README.md"
+    results.mkdir(parents=True)
+    (results / "demo.md").write_text("new\n")
+    before = "<!-- docs/results/demo.md -->\nold\n<!-- end -->"
+    page.write_text(before)
+    monkeypatch.setattr(sections, "ROOT", tmp_path)
+    monkeypatch.setattr(sections, "RESULTS", results)
+    sections.refresh(tmp_path)
+    assert page.read_text() == before
+    sections.refresh(results)
+    assert page.read_text() == "<!-- docs/results/demo.md -->\n\nnew\n\n<!-- end -->"
 
 
 def test_the_benchmark_of_the_output_layer_writes_its_results(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import torchsoftmax
+from benchmarks.sections import refresh
 from examples.demo import digits, language_model
 from examples.demo.picture import save_picture
 from examples.demo.report import markdown, save_figures
@@ -61,6 +62,7 @@ def main(
     (options.output / "demo.md").write_text(text, encoding="utf-8")
     save_figures(results, options.output / "demo.json")
     save_picture(results, options.output / "demo.png")
+    refresh(options.output)
 
     print(text)
     print(
