@@ -180,8 +180,7 @@ class VocabularyTiles {
     lse_ = at::full({count}, -kInfinity, wide);
     label_ = at::zeros({count}, wide);
     CrossEntropyArgs tile = of_row(args_.rows);
-    tile.sample_weight = Tensor();
-    tile.z_loss = 0;
+    tile.sample_weight = Tensor();  // of all rows
     for_each_tile([&](int64_t begin, int64_t classes) {
       if (kept_rows_ > 0) {
         tile.input = kept(begin, classes);

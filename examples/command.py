@@ -5,8 +5,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.sections import refresh
-
 
 def parser(
     name: str, description: str, steps: int | None = None, seeds: int | None = None
@@ -52,7 +50,6 @@ def finish(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
     save_picture(folder / f"{name}.png")
-    refresh(folder)
     print(text)
     print(f"Wrote {name}.md and {name}.png to {folder}.")
     for line in failures:

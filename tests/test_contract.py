@@ -374,25 +374,23 @@ def test_backward_twice(op: Operator, device: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 def test_autocast(op: Operator, dtype: torch.dtype, device: str) -> None:
     """Dtype in, dtype out as native; the gradient has the dtype of the input."""
+
+    def autocasting(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return torch.autocast(device, dtype=torch.bfloat16)(function)
+
     for sample in samples(op, dtype, device):
-        mine, native = sample.leaves(), sample.leaves()
-        with torch.autocast(device, dtype=torch.bfloat16):
-            ours, expected = call(op.ours, sample)(*mine), call(op.native, sample)(*native)
+        (ours, *mine), (expected, *_) = (
+            value_and_gradients(autocasting(function), sample) for function in (op.ours, op.native)
+        )
         assert ours.dtype == expected.dtype, sample.name
-        wide = widened(sample.to("cpu"))
-        leaves = wide.leaves()
-        exact = call(op.native, wide)(*leaves)
-        generator = torch.Generator().manual_seed(0)
-        upstream = torch.randn(exact.shape, generator=generator).bfloat16()  # exact in every dtype
-        ours.backward(upstream.to(ours))
-        exact.backward(upstream.to(exact))
+        exact, *gradients = value_and_gradients(op.native, widened(sample.to("cpu")))
         in_bfloat16 = op.products and dtype != torch.float64
         inner = op.inner if in_bfloat16 else 1.0
         kinds = (torch.bfloat16,) * 2 if in_bfloat16 else (ours.dtype, dtype)
-        assert_near(ours.detach(), exact.detach(), kinds[0], sample.name, inner)
-        for leaf, true in zip(mine, leaves, strict=True):
-            assert leaf.grad.dtype == dtype
-            assert_near(leaf.grad, true.grad, kinds[1], f"{sample.name}, gradient", op.inner)
+        assert_near(ours, exact, kinds[0], sample.name, inner)
+        for gradient, true in zip(mine, gradients, strict=True):
+            assert gradient.dtype == dtype
+            assert_near(gradient, true, kinds[1], f"{sample.name}, gradient", op.inner)
 
 
 @pytest.mark.once

@@ -9,14 +9,19 @@
 namespace torchsoftmax::composite {
 namespace {
 
-/// The arguments of the cross-entropy of the logits. Rows of the layer that are ignored become 0,
-/// for they may hold nan.
-CrossEntropyArgs of_logits(LinearCrossEntropyArgs& args) {
+/// The layer, with 0 in the place of the rows that are ignored, which may hold nan.
+LinearLayer without_ignored(const LinearCrossEntropyArgs& args) {
+  LinearLayer layer = args.layer;
   if (!args.probabilities()) {
-    args.layer.input = at::where(args.has_target().unsqueeze(1), args.layer.input, 0);
+    layer.input = at::where(args.has_target().unsqueeze(1), layer.input, 0);
   }
+  return layer;
+}
+
+/// The arguments of the cross-entropy of the layer's logits.
+CrossEntropyArgs of_logits(const LinearCrossEntropyArgs& args, const LinearLayer& layer) {
   CrossEntropyArgs rows = args.rows;
-  const Tensor logits = at::linear(args.layer.input, args.layer.weight, optional(args.layer.bias));
+  const Tensor logits = at::linear(layer.input, layer.weight, optional(layer.bias));
   rows.input = logits.reshape_symint(args.rows.input.sym_sizes());
   return rows;
 }
@@ -39,8 +44,10 @@ LinearGradients linear_gradients(const Tensor& of_logits, const LinearLayer& lay
 Tensor linear_cross_entropy(const CrossEntropyArgs& given, const Tensor& linear_weight,
                             const OptionalTensor& linear_bias, const OptionalTensor& normalizer,
                             Dtype dtype, std::optional<int64_t> chunk_size) {
-  LinearCrossEntropyArgs args(given, linear_weight, linear_bias, normalizer, dtype, chunk_size);
-  const Tensor loss = cross_entropy(of_logits(args), normalizer, dtype, false);
+  const LinearCrossEntropyArgs args(given, linear_weight, linear_bias, normalizer, dtype,
+                                    chunk_size);
+  const CrossEntropyArgs rows = of_logits(args, without_ignored(args));
+  const Tensor loss = cross_entropy(rows, normalizer, dtype, false);
   return given.reduction == checks::kNone ? loss.reshape_symint(args.loss_shape) : loss;
 }
 
@@ -48,17 +55,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy_forward(
     const CrossEntropyArgs& given, const Tensor& linear_weight, const OptionalTensor& linear_bias,
     const OptionalTensor& given_normalizer, Dtype dtype, std::optional<int64_t> chunk_size,
     GradientMask wanted, int64_t /*accumulator_bytes*/) {
-  LinearCrossEntropyArgs args(given, linear_weight, linear_bias, given_normalizer, dtype,
-                              chunk_size);
+  const LinearCrossEntropyArgs args(given, linear_weight, linear_bias, given_normalizer, dtype,
+                                    chunk_size);
   checks::linear_cross_entropy_forward(given, linear_bias, wanted);
   const bool with_gradient = given.reduction != checks::kNone;
+  const LinearLayer layer = without_ignored(args);
   auto [loss, statistics, normalizer, gradient] =
-      cross_entropy_forward(of_logits(args), given_normalizer, dtype, with_gradient);
+      cross_entropy_forward(of_logits(args, layer), given_normalizer, dtype, with_gradient);
   if (!with_gradient) {
     loss = loss.reshape_symint(args.loss_shape);
   }
   auto [of_input, of_weight, of_bias] =
-      linear_gradients(gradient, args.layer, given.input, linear_weight, linear_bias, wanted);
+      linear_gradients(gradient, layer, given.input, linear_weight, linear_bias, wanted);
   return {loss, normalizer, of_input, of_weight, of_bias};
 }
 
@@ -68,19 +76,20 @@ LinearGradients linear_cross_entropy_backward(const CrossEntropyArgs& given,
                                               const Tensor& grad_output, const Tensor& normalizer,
                                               std::optional<int64_t> chunk_size,
                                               GradientMask wanted, int64_t /*accumulator_bytes*/) {
-  LinearCrossEntropyArgs args(given, linear_weight, linear_bias, std::nullopt,
-                              grad_output.scalar_type(), chunk_size);
+  const LinearCrossEntropyArgs args(given, linear_weight, linear_bias, std::nullopt,
+                                    grad_output.scalar_type(), chunk_size);
   checks::linear_cross_entropy_backward(given, linear_bias, grad_output, normalizer,
                                         args.loss_shape, wanted);
-  const CrossEntropyArgs rows = of_logits(args);
+  const LinearLayer layer = without_ignored(args);
+  const CrossEntropyArgs rows = of_logits(args, layer);
   auto shape = checks::row_shape(rows.input);
   const Tensor upstream =
       given.reduction == checks::kNone ? grad_output.reshape_symint(shape) : grad_output;
   shape.insert(shape.begin(), 2);
   const Tensor statistics =  // which the definition does not use
       at::zeros_symint(shape, given.input.options().dtype(accumulation_type(given.input)));
-  return linear_gradients(cross_entropy_backward(rows, upstream, statistics, normalizer),
-                          args.layer, given.input, linear_weight, linear_bias, wanted);
+  return linear_gradients(cross_entropy_backward(rows, upstream, statistics, normalizer), layer,
+                          given.input, linear_weight, linear_bias, wanted);
 }
 
 bool promote_target(CrossEntropyArgs& args, const Tensor& linear_weight, Dtype& dtype) {
