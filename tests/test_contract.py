@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -327,6 +328,24 @@ def test_compiled_autograd(op: Operator, device: str) -> None:
         call(op.ours, sample)(*mine).pow(2).sum().backward()
     call(op.native, sample)(*native).pow(2).sum().backward()
     assert_same([x.grad for x in mine], [x.grad for x in native])
+
+
+@every_operator
+def test_its_node_is_named_after_it(op: Operator, device: str) -> None:
+    """PyTorch shows the name with a tensor, in drawings of graphs and where anomalies are found."""
+    sample = op.small(device)
+    first, *others = sample.inputs
+    result = call(op.ours, sample)(first.detach().requires_grad_(), *others)
+    nodes, found = [result.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None:
+            found.add(node.name())
+            nodes += [edge for edge, _ in node.next_functions]
+    words = op.name.split(",")[0].replace("_", "")
+    own = {name for name in found if "torchsoftmax" in name}
+    assert f"torchsoftmax::{words}Backward".lower() in {name.lower() for name in own}
+    assert all(re.fullmatch(r"torchsoftmax::\w+Backward", name) for name in own)
 
 
 @every_operator

@@ -12,9 +12,9 @@
 
 #include "../checks.h"
 #include "../composite/composite.h"
+#include "cross_entropy_options.h"
 #include "gate.h"
 #include "saved_gradient.h"
-#include "saved_options.h"
 
 namespace torchsoftmax {
 namespace {
@@ -71,8 +71,11 @@ void scale_(const Tensor& values, const Tensor& factor) {
   torch::autograd::impl::bump_version(values);
 }
 
-struct CrossEntropyFunction : Function<CrossEntropyFunction> {
-  static constexpr bool is_traceable = true;
+using Options = std::tuple<CrossEntropyOptions, bool>;  // the latter: inplace
+
+struct CrossEntropyFunction : Function<CrossEntropyFunction, Options> {
+  static constexpr const char* kName = "torchsoftmax::CrossEntropyBackward";
+  static constexpr Options kUsual{kUsualCrossEntropy, false};
 
   static Tensor forward(AutogradContext* ctx, const Tensor& input, const Tensor& target,
                         const CrossEntropyArgs& args, const OptionalTensor& given_normalizer,
@@ -84,14 +87,14 @@ struct CrossEntropyFunction : Function<CrossEntropyFunction> {
         ops::cross_entropy_forward(args, given_normalizer, dtype, with_gradient);
     ctx->save_for_backward({input, target, args.weight, args.sample_weight, statistics, normalizer,
                             with_gradient ? gradient : Tensor()});
-    ctx->saved_data["options"] = saved_options(args, inplace);
+    save_options(ctx, {options_of(args), inplace});
     return loss;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto saved = ctx->get_saved_variables();
-    const SavedOptions options(ctx->saved_data["options"], saved);
-    const CrossEntropyArgs& args = options.args;
+    const auto [options, inplace] = saved_options(ctx);
+    const CrossEntropyArgs args = args_of(saved, options);
     const Tensor &statistics = saved[4], &normalizer = saved[5];
     variable_list result(6);
     if (ctx->needs_input_grad(1)) {  // first, for it reads the input
@@ -101,7 +104,7 @@ struct CrossEntropyFunction : Function<CrossEntropyFunction> {
       const bool once = !at::GradMode::is_enabled();  // the gradient is not differentiated again
       if (once && saved[6].defined()) {
         result[0] = scaled(std::move(saved[6]), grads[0]);
-      } else if (once && options.more[0].toBool() && is_plain(args.input) && is_plain(grads[0])) {
+      } else if (once && inplace && is_plain(args.input) && is_plain(grads[0])) {
         cross_entropy_backward_(args, grads[0], statistics, normalizer);
         result[0] = args.input.detach();
       } else {

@@ -9,24 +9,24 @@
 namespace torchsoftmax {
 namespace {
 
-struct JacobianFunction : Function<JacobianFunction> {
-  static constexpr bool is_traceable = true;
+using Options = std::tuple<int64_t, double, bool>;  // dim, temperature, log
+
+struct JacobianFunction : Function<JacobianFunction, Options> {
+  static constexpr const char* kName = "torchsoftmax::SoftmaxJacobianBackward";
+  static constexpr Options kUsual{-1, 1, false};
 
   static Tensor forward(AutogradContext* ctx, const Tensor& output, int64_t dim, double temperature,
                         bool log) {
     const at::AutoDispatchBelowADInplaceOrView below;
     ctx->save_for_backward({output});
-    ctx->saved_data["dim"] = dim;
-    ctx->saved_data["temperature"] = temperature;
-    ctx->saved_data["log"] = log;
+    save_options(ctx, {dim, temperature, log});
     return ops::softmax_jacobian(output, dim, temperature, log);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
-    return {composite::softmax_jacobian_backward(grads[0], saved[0], ctx->saved_data["dim"].toInt(),
-                                                 ctx->saved_data["temperature"].toDouble(),
-                                                 ctx->saved_data["log"].toBool()),
+    const auto [dim, temperature, log] = saved_options(ctx);
+    return {composite::softmax_jacobian_backward(grads[0], saved[0], dim, temperature, log),
             Tensor(), Tensor(), Tensor()};
   }
 };

@@ -7,15 +7,11 @@
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include "../ops.h"
+#include "function.h"
 
 namespace torchsoftmax {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
 
 inline bool in_torch_func() {
   return c10::impl::tls_is_dispatch_key_included(

@@ -2,6 +2,7 @@
 
 #include <torch/library.h>
 
+#include "../checks.h"
 #include "../composite/composite.h"
 #include "gate.h"
 
@@ -27,8 +28,11 @@ constexpr Backward* kTargetBackward =
     &backward_gate<&ops::kl_div_with_logits_target_backward,
                    &composite::kl_div_with_logits_target_backward>;
 
-struct KlDivFunction : Function<KlDivFunction> {
-  static constexpr bool is_traceable = true;
+using Options = std::tuple<int64_t, double>;  // reduction, temperature
+
+struct KlDivFunction : Function<KlDivFunction, Options> {
+  static constexpr const char* kName = "torchsoftmax::KLDivWithLogitsBackward";
+  static constexpr Options kUsual{checks::kMean, 1};
 
   static Tensor forward(AutogradContext* ctx, const Tensor& input, const Tensor& target,
                         Dtype dtype, int64_t reduction, double temperature) {
@@ -36,15 +40,13 @@ struct KlDivFunction : Function<KlDivFunction> {
     auto [loss, statistics] =
         ops::kl_div_with_logits_forward(input, target, dtype, reduction, temperature);
     ctx->save_for_backward({input, target, statistics});
-    ctx->saved_data["reduction"] = reduction;
-    ctx->saved_data["temperature"] = temperature;
+    save_options(ctx, {reduction, temperature});
     return loss;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
-    const int64_t reduction = ctx->saved_data["reduction"].toInt();
-    const double temperature = ctx->saved_data["temperature"].toDouble();
+    const auto [reduction, temperature] = saved_options(ctx);
     variable_list result(5);
     if (ctx->needs_input_grad(0)) {
       result[0] = kBackward(grads[0], saved[0], saved[1], saved[2], reduction, temperature);

@@ -10,9 +10,9 @@
 
 #include "../checks.h"
 #include "../composite/composite.h"
+#include "cross_entropy_options.h"
 #include "gate.h"
 #include "saved_gradient.h"
-#include "saved_options.h"
 
 namespace torchsoftmax {
 namespace {
@@ -32,8 +32,12 @@ LinearGradients backward_gate(const CrossEntropyArgs& args, const Tensor& linear
                                             normalizer, chunk_size, wanted, accumulator_bytes);
 }
 
-struct LinearCrossEntropyFunction : Function<LinearCrossEntropyFunction> {
-  static constexpr bool is_traceable = true;
+// The last two: chunk_size, and whether forward computed the gradients.
+using Options = std::tuple<CrossEntropyOptions, std::optional<int64_t>, bool>;
+
+struct LinearCrossEntropyFunction : Function<LinearCrossEntropyFunction, Options> {
+  static constexpr const char* kName = "torchsoftmax::LinearCrossEntropyBackward";
+  static constexpr Options kUsual{kUsualCrossEntropy, std::nullopt, true};
 
   static Tensor forward(AutogradContext* ctx, const Tensor& input, const Tensor& linear_weight,
                         const OptionalTensor& linear_bias, const CrossEntropyArgs& args,
@@ -52,19 +56,19 @@ struct LinearCrossEntropyFunction : Function<LinearCrossEntropyFunction> {
     ctx->save_for_backward({input, args.target, args.weight, args.sample_weight, linear_weight,
                             tensor_of(linear_bias), normalizer, mask[0] ? of_input : Tensor(),
                             mask[1] ? of_weight : Tensor(), mask[2] ? of_bias : Tensor()});
-    ctx->saved_data["options"] = saved_options(args, chunk_size, in_forward);
+    save_options(ctx, {options_of(args), chunk_size, in_forward});
     return loss;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto saved = ctx->get_saved_variables();
-    const SavedOptions options(ctx->saved_data["options"], saved);
+    const auto [options, chunk_size, in_forward] = saved_options(ctx);
     const bool has_bias = saved[5].defined();
     const GradientMask wanted{ctx->needs_input_grad(0), ctx->needs_input_grad(1),
                               has_bias && ctx->needs_input_grad(2)};
     variable_list result(7);
     // Whether the gradients are there and are not differentiated again.
-    if (options.more[1].toBool() && !at::GradMode::is_enabled()) {
+    if (in_forward && !at::GradMode::is_enabled()) {
       for (size_t i = 0; i < wanted.size(); ++i) {
         if (wanted[i]) {
           result[i] = scaled(std::move(saved[7 + i]), grads[0]);
@@ -73,8 +77,8 @@ struct LinearCrossEntropyFunction : Function<LinearCrossEntropyFunction> {
       return result;
     }
     auto [of_input, of_weight, of_bias] =
-        backward_gate(options.args, saved[4], optional(saved[5]), grads[0], saved[6],
-                      options.more[0].toOptional<int64_t>(), wanted, ops::kAccumulatorBytes);
+        backward_gate(args_of(saved, options), saved[4], optional(saved[5]), grads[0], saved[6],
+                      chunk_size, wanted, ops::kAccumulatorBytes);
     result[0] = wanted[0] ? of_input : Tensor();
     result[1] = wanted[1] ? of_weight : Tensor();
     result[2] = wanted[2] ? of_bias : Tensor();

@@ -25,9 +25,13 @@ LinearGradients backward_gate(const Tensor& grad_log_prob, const Tensor& grad_ls
                                                  temperature, softcap, chunk_size, wanted);
 }
 
+// temperature, softcap, chunk_size
+using Options = std::tuple<double, double, std::optional<int64_t>>;
+
 /// Gives the results, which have been computed, their derivative, as StatisticsFunction does.
-struct LinearStatisticsFunction : Function<LinearStatisticsFunction> {
-  static constexpr bool is_traceable = true;
+struct LinearStatisticsFunction : Function<LinearStatisticsFunction, Options> {
+  static constexpr const char* kName = "torchsoftmax::LinearSoftmaxStatisticsBackward";
+  static constexpr Options kUsual{1, 0, std::nullopt};
 
   static variable_list forward(AutogradContext* ctx, const Tensor& input,
                                const Tensor& linear_weight, const OptionalTensor& linear_bias,
@@ -36,19 +40,18 @@ struct LinearStatisticsFunction : Function<LinearStatisticsFunction> {
                                std::optional<int64_t> chunk_size) {
     const auto& [log_prob, lse, entropy, argmax, statistics] = results;
     ctx->save_for_backward({input, linear_weight, tensor_of(linear_bias), target, statistics});
-    ctx->saved_data["options"] =
-        c10::ivalue::Tuple::create(std::vector<c10::IValue>{temperature, softcap, chunk_size});
+    save_options(ctx, {temperature, softcap, chunk_size});
     return {log_prob, lse, entropy};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
-    const auto options = ctx->saved_data["options"].toTupleRef().elements().asArrayRef();
+    const auto [temperature, softcap, chunk_size] = saved_options(ctx);
     const GradientMask wanted{ctx->needs_input_grad(0), ctx->needs_input_grad(1),
                               saved[2].defined() && ctx->needs_input_grad(2)};
-    auto [of_input, of_weight, of_bias] = backward_gate(
-        grads[0], grads[1], grads[2], saved[0], saved[1], optional(saved[2]), saved[3], saved[4],
-        options[0].toDouble(), options[1].toDouble(), options[2].toOptional<int64_t>(), wanted);
+    auto [of_input, of_weight, of_bias] =
+        backward_gate(grads[0], grads[1], grads[2], saved[0], saved[1], optional(saved[2]),
+                      saved[3], saved[4], temperature, softcap, chunk_size, wanted);
     variable_list result(8);
     result[0] = wanted[0] ? of_input : Tensor();
     result[1] = wanted[1] ? of_weight : Tensor();

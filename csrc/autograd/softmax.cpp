@@ -23,25 +23,29 @@ Tensor backward_gate(const Tensor& grad_output, const Tensor& output, int64_t di
   return kKernel(grad_output, output, dim, temperature, mask);
 }
 
+using Options = std::tuple<int64_t, double>;  // dim, temperature
+
 template <Forward* kForward, Backward* kBackward>
-struct SoftmaxFunction : Function<SoftmaxFunction<kForward, kBackward>> {
-  static constexpr bool is_traceable = true;
+struct SoftmaxFunction : Function<SoftmaxFunction<kForward, kBackward>, Options> {
+  static constexpr const char* kName = kForward == &ops::softmax
+                                           ? "torchsoftmax::SoftmaxBackward"
+                                           : "torchsoftmax::LogSoftmaxBackward";
+  static constexpr Options kUsual{-1, 1};
 
   static Tensor forward(AutogradContext* ctx, const Tensor& input, int64_t dim, double temperature,
                         const OptionalTensor& mask) {
     const at::AutoDispatchBelowADInplaceOrView below;
     Tensor output = kForward(input, dim, std::nullopt, temperature, mask);
     ctx->save_for_backward({output, defined_or_empty(mask)});
-    ctx->saved_data["dim"] = dim;
-    ctx->saved_data["temperature"] = temperature;
+    SoftmaxFunction::save_options(ctx, {dim, temperature});
     return output;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
-    return {kBackward(grads[0], saved[0], ctx->saved_data["dim"].toInt(),
-                      ctx->saved_data["temperature"].toDouble(), optional(saved[1])),
-            Tensor(), Tensor(), Tensor()};
+    const auto [dim, temperature] = SoftmaxFunction::saved_options(ctx);
+    return {kBackward(grads[0], saved[0], dim, temperature, optional(saved[1])), Tensor(), Tensor(),
+            Tensor()};
   }
 };
 

@@ -21,27 +21,29 @@ Tensor backward_gate(const Tensor& grad_log_prob, const Tensor& grad_lse,
                                           statistics, dim, temperature);
 }
 
+using Options = std::tuple<int64_t, double>;  // dim, temperature
+
 /// Gives the results of the kernel, which has run, their derivative. Results without one are not
 /// outputs of the Function: a traceable one cannot mark them.
-struct StatisticsFunction : Function<StatisticsFunction> {
-  static constexpr bool is_traceable = true;
+struct StatisticsFunction : Function<StatisticsFunction, Options> {
+  static constexpr const char* kName = "torchsoftmax::SoftmaxStatisticsBackward";
+  static constexpr Options kUsual{-1, 1};
 
   static variable_list forward(AutogradContext* ctx, const Tensor& input,
                                const OptionalTensor& index, const OptionalTensor& mask,
                                const ops::Statistics& results, int64_t dim, double temperature) {
     const auto& [log_prob, lse, entropy, argmax, statistics] = results;
     ctx->save_for_backward({input, defined_or_empty(index), defined_or_empty(mask), statistics});
-    ctx->saved_data["dim"] = dim;
-    ctx->saved_data["temperature"] = temperature;
+    save_options(ctx, {dim, temperature});
     return {log_prob, lse, entropy};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
+    const auto [dim, temperature] = saved_options(ctx);
     variable_list result(6);
     result[0] = backward_gate(grads[0], grads[1], grads[2], saved[0], optional(saved[1]),
-                              optional(saved[2]), saved[3], ctx->saved_data["dim"].toInt(),
-                              ctx->saved_data["temperature"].toDouble());
+                              optional(saved[2]), saved[3], dim, temperature);
     return result;
   }
 };
