@@ -19,7 +19,9 @@ import torch
 from setuptools import setup
 from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 
-FLAGS = ["-O3", "-g0", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+STANDARD = "-std=c++20"  # releases of torch have defaults of their own
+FLAGS = [STANDARD, "-O3", "-g0", "-fopenmp", "-fvisibility=hidden"]
+FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
 WARNINGS = ["-Wall", "-Wno-unknown-pragmas", "-Wno-psabi"]
 LINK = ["-fopenmp"]
 SANITIZE = os.environ.get("TORCHSOFTMAX_SANITIZE") == "1"  # `make sanitize`: the kernels alone
@@ -39,7 +41,8 @@ if platform.machine() in ("x86_64", "AMD64"):
     AVX512 += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
     INSTRUCTION_SETS["avx512"] = ["-DCPU_CAPABILITY=AVX512", "-DCPU_CAPABILITY_AVX512", *AVX512]
 
-CUDA_FLAGS = ["-O3", "--expt-relaxed-constexpr", "--threads=2", "-Xcompiler=-fvisibility=hidden"]
+CUDA_FLAGS = [STANDARD, "-O3", "--expt-relaxed-constexpr", "--threads=2"]
+CUDA_FLAGS += ["-Xcompiler=-fvisibility=hidden"]
 HEADERS = glob("csrc/**/*.h", recursive=True)
 
 
@@ -123,9 +126,9 @@ class BuildEach(BuildExtension):
     def precompile(self, ext: CppExtension, header: str) -> None:
         os.makedirs(self.build_temp, exist_ok=True)
         shutil.copyfile("csrc/precompiled.h", header)
-        # A compiler ignores what was made with other options, such as another language standard.
+        # A compiler ignores what was made with other options.
         folders = [f"-I{folder}" for folder in ext.include_dirs + self.compiler.include_dirs]
-        options = [*folders, *ext.extra_compile_args, "-std=c++20", "-x", "c++-header"]
+        options = [*folders, *ext.extra_compile_args, "-x", "c++-header"]
         compiler = [self.compiler.compiler_cxx[0], *self.compiler.compiler_so[1:]]
         if subprocess.run([*compiler, *options, header, "-o", f"{header}.gch"]).returncode == 0:
             ext.extra_compile_args += ["-include", header]

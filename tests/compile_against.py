@@ -33,7 +33,7 @@ from setuptools import Extension
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
-VERSION, BUILDER = "torch/version.py", "torch/utils/cpp_extension.py"
+VERSION = "torch/version.py"
 
 
 def declared_releases(source: Path) -> list[str]:
@@ -60,7 +60,7 @@ def headers(release: str, cache: Path) -> Path | None:
         part = Path(temporary, "headers")
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():
-                if name.startswith("torch/include/") or name in (VERSION, BUILDER):
+                if name.startswith("torch/include/") or name == VERSION:
                     archive.extract(name, part)
         part.rename(folder)  # whole or not at all, should the download be interrupted
     return folder
@@ -78,17 +78,11 @@ def system_folders(folder: Path) -> list[Path | str]:
     return [include, include / "torch/csrc/api/include", sysconfig.get_path("include")]
 
 
-def standard(folder: Path) -> str:
-    """The option for the C++ standard that the release's BuildExtension takes."""
-    [name] = re.findall(r"cpp_flag_prefix \+ '(c\+\+\d+)'", (folder / BUILDER).read_text())
-    return f"-std={name}"
-
-
 def cuda_command(folder: Path, flags: list[str], path: str) -> list[str]:
     """nvcc's command line for the processors that PyTorch's own builds are for since 2020."""
     processors = ("80", "90")
     return [
-        *("nvcc", "-c", path, "-o", f"build/cuda/{Path(path).name}.o", standard(folder), *flags),
+        *("nvcc", "-c", path, "-o", f"build/cuda/{Path(path).name}.o", *flags),
         *(f"-gencode=arch=compute_{number},code=sm_{number}" for number in processors),
         *(f"-isystem={path}" for path in system_folders(folder)),
         *("-Xcompiler=-fPIC", "-DTORCH_API_INCLUDE_EXTENSION_H", "-DTORCH_EXTENSION_NAME=_cuda"),
@@ -99,9 +93,9 @@ def cuda_command(folder: Path, flags: list[str], path: str) -> list[str]:
 
 
 def command(extension: Extension, folder: Path) -> list[str]:
-    """The compiler's command line, with the standard and macros of the release's BuildExtension."""
+    """The compiler's command line, with the macros of the release's BuildExtension."""
     return [
-        *(os.environ.get("CXX", "g++"), "-fsyntax-only", "-fmax-errors=5", standard(folder)),
+        *(os.environ.get("CXX", "g++"), "-fsyntax-only", "-fmax-errors=5"),
         *(f"-isystem{path}" for path in system_folders(folder)),
         "-DTORCH_API_INCLUDE_EXTENSION_H",
         f"-DTORCH_EXTENSION_NAME={extension.name.rpartition('.')[2]}",
