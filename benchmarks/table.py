@@ -9,7 +9,7 @@ from benchmarks.cases import AVX2, BACKWARD, BOTH, FORWARD, IN_PLACE, OPS, Case
 # Operators, directions, shape, dim, dtypes, what the shape stands for, variant.
 # fmt: off
 TABLE = [
-    ("softmax", FORWARD, (32, 10), 1, "float32", "tiny classifier", ""),
+    ("softmax", f"{FORWARD} {BOTH}", (32, 10), 1, "float32", "tiny classifier", ""),
     ("softmax log_softmax", FORWARD, (128, 1000), 1, "float32", "ImageNet head, batch 128", ""),
     ("softmax log_softmax", FORWARD, (1024, 1000), 1, "float32", "ImageNet head, batch 1024", ""),
     ("softmax", FORWARD, (1024, 1000), 1, "bfloat16 float16 float64", "ImageNet head, batch 1024",
