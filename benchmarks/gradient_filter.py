@@ -139,7 +139,9 @@ def markdown(problem: Problem, lines: list[list[str]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gradient_filter")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gradient_filter", description=__doc__
+    )
     parser.add_argument("--quick", action="store_true", help="a small model")
     parser.add_argument("--output", type=Path, default=Path("docs/results"), metavar="DIR")
     options = parser.parse_args(argv)

@@ -4,6 +4,8 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <concepts>
+#include <string>
 #include <tuple>
 
 namespace torchsoftmax {

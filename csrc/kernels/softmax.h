@@ -55,8 +55,8 @@ at::Tensor backward(const char* name, const at::Tensor& grad_output, const at::T
     using acc_t = acc_type<scalar_t>;
     const at::Tensor grad = like_rows_of(grad_input, grad_output, dim);
     const at::Tensor y = like_rows_of(grad_input, output, dim);
-    for_each_masked_row<acc_t>(Kernel<acc_t>{{}, static_cast<acc_t>(1 / temperature)}, mask, output,
-                               dim, rows_of<scalar_t>(grad_input, dim),
+    const Summed policy(Kernel<acc_t>{static_cast<acc_t>(1 / temperature)});
+    for_each_masked_row<acc_t>(policy, mask, output, dim, rows_of<scalar_t>(grad_input, dim),
                                rows_of<const scalar_t>(grad, dim), rows_of<const scalar_t>(y, dim));
   });
   return grad_input;

@@ -101,6 +101,8 @@ struct Policy {
   static constexpr bool kReadsElements = false;
   /// It is in stages: see staged.h.
   static constexpr bool kStaged = false;
+  /// It is one of a sum: see summed.h.
+  static constexpr bool kSummed = false;
 };
 
 }  // namespace torchsoftmax::TORCHSOFTMAX_DEVICE

@@ -3,6 +3,7 @@
 
 #include "logits.h"
 #include "staged.h"
+#include "summed.h"
 
 namespace torchsoftmax::TORCHSOFTMAX_DEVICE {
 TORCHSOFTMAX_INTERNAL(policies) {
@@ -117,56 +118,38 @@ struct LogSoftmax : ShiftedLogits<Logits> {
 
 /// grad_input = y (grad_output - <grad_output, y>) / T for y = softmax(input / T).
 template <typename acc_t>
-struct SoftmaxBackward : Policy {
-  static constexpr bool kDirect = true;
-  static constexpr bool kOften = true;
-
+struct SoftmaxBackward {
   acc_t per_temperature;
 
-  template <typename Walk, typename Keep, typename Out, typename Grad, typename Y, typename... Mask>
-  TORCHSOFTMAX_FN void operator()(const Walk& walk, RowRange, const Keep&, const Out& grad_input,
-                                  const Grad& grad_output, const Y& output,
-                                  const Mask&... mask) const {
-    using V = typename Walk::V;
-    const auto part = [&](const auto& operand, int64_t i, auto lanes) {
-      return where_part(operand.load(i, lanes), 0, i, lanes, mask...);
-    };
-    const V dot = walk.sum([&](int64_t i, auto lanes) {
-      return where_part(grad_output.first(i, lanes), 0, i, lanes, mask...) * output.first(i, lanes);
-    });
-    const V scale(per_temperature);
-    walk.for_each([&](int64_t i, auto lanes) {
-      const V grad = part(grad_output, i, lanes) - dot;
-      grad_input.store(i, grad * output.load(i, lanes) * scale, lanes);
-    });
+  template <typename Lanes, typename Grad, typename Y, typename... Mask>
+  TORCHSOFTMAX_FN auto term(int64_t i, Lanes lanes, const Grad& grad_output, const Y& output,
+                            const Mask&... mask) const {
+    return where_part(grad_output.first(i, lanes), 0, i, lanes, mask...) * output.first(i, lanes);
+  }
+  template <typename V, typename Lanes, typename Grad, typename Y, typename... Mask>
+  TORCHSOFTMAX_FN V value(const V& dot, int64_t i, Lanes lanes, const Grad& grad_output,
+                          const Y& output, const Mask&... mask) const {
+    const V grad = where_part(grad_output.load(i, lanes), 0, i, lanes, mask...) - dot;
+    return grad * output.load(i, lanes) * V(per_temperature);
   }
 };
 
 /// grad_input = (grad_output - exp(y) sum(grad_output)) / T for y = log_softmax(input / T).
 template <typename acc_t>
-struct LogSoftmaxBackward : Policy {
-  static constexpr bool kDirect = true;
-  static constexpr bool kOften = true;
-
+struct LogSoftmaxBackward {
   acc_t per_temperature;
 
-  template <typename Walk, typename Keep, typename Out, typename Grad, typename Y, typename... Mask>
-  TORCHSOFTMAX_FN void operator()(const Walk& walk, RowRange, const Keep&, const Out& grad_input,
-                                  const Grad& grad_output, const Y& output,
-                                  const Mask&... mask) const {
-    using V = typename Walk::V;
-    const auto part = [&](const auto& operand, int64_t i, auto lanes) {
-      return where_part(operand.load(i, lanes), 0, i, lanes, mask...);
-    };
-    const V sum = walk.sum([&](int64_t i, auto lanes) {
-      return where_part(grad_output.first(i, lanes), 0, i, lanes, mask...);
-    });
-    const V scale(per_temperature);
-    walk.for_each([&](int64_t i, auto lanes) {
-      V grad = part(grad_output, i, lanes) - exp_nonpositive(output.first(i, lanes)) * sum;
-      grad = where_part(grad, 0, i, lanes, mask...);
-      grad_input.store(i, grad * scale, lanes);
-    });
+  template <typename Lanes, typename Grad, typename Y, typename... Mask>
+  TORCHSOFTMAX_FN auto term(int64_t i, Lanes lanes, const Grad& grad_output, const Y&,
+                            const Mask&... mask) const {
+    return where_part(grad_output.first(i, lanes), 0, i, lanes, mask...);
+  }
+  template <typename V, typename Lanes, typename Grad, typename Y, typename... Mask>
+  TORCHSOFTMAX_FN V value(const V& sum, int64_t i, Lanes lanes, const Grad& grad_output,
+                          const Y& output, const Mask&... mask) const {
+    V grad = where_part(grad_output.load(i, lanes), 0, i, lanes, mask...);
+    grad = grad - exp_nonpositive(output.first(i, lanes)) * sum;
+    return where_part(grad, 0, i, lanes, mask...) * V(per_temperature);
   }
 };
 
