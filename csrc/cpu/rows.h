@@ -19,12 +19,9 @@
 
 #include "packing.h"
 #include "pipeline.h"
+#include "sums.h"
 
 namespace torchsoftmax::cpu {
-
-// The longest rows, in bytes, that are fetched while the row before is worked on: that one and what
-// it keeps have to stay in the second level of the cache.
-inline constexpr int64_t kFetchedRow = int64_t{1} << 19;
 
 /// Calls `policy(walk, rows, keep, out, in...)` for rows whose class stride is 1 in every operand.
 /// `keep` holds intermediate values of the row: the output itself where it has the precision and is
@@ -57,42 +54,6 @@ void along_rows(const RowPolicy& policy, const RowTensor<Out>& out, const RowTen
       finish_streams();
     }
   });
-}
-
-/// The same for a policy of a sum (policies/summed.h) without a mask. It is so little work for each
-/// vector that what is not done may not even be a condition there.
-template <typename acc_t, typename RowPolicy, typename Out, typename... In>
-void summed_rows(const RowPolicy& policy, const RowTensor<Out>& out,
-                 const RowTensor<const In>&... in) {
-  const auto run = [&](auto streamed, auto fetches) {
-    constexpr auto kFetching = fetches() ? Fetching::kNextRow : Fetching::kNothing;
-    at::parallel_for(0, out.rows, rows_per_task(out.classes), [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        const int64_t next = std::min(row + 1, end - 1);
-        const Output<Out, acc_t, decltype(streamed)> out_row{{out.row(row)}};
-        const Walk<acc_t, LaneOrder::kAlongRow> walk(out.classes, {},
-                                                     streamed() ? lead_of<acc_t>(out_row.data) : 0);
-        policy(walk, RowRange{row, 1}, NoRoom{}, out_row,
-               View<const In, acc_t, kFetching>{
-                   in.row(row), reinterpret_cast<const char*>(in.row(next)), sizeof(In)}...);
-      }
-      if (streamed()) {
-        finish_streams();
-      }
-    });
-  };
-  // Rows that are still in the first level when they are read again come soon enough.
-  constexpr int64_t kNear = int64_t{1} << 14;
-  const int64_t bytes = out.classes * static_cast<int64_t>((sizeof(In) + ...));
-  const bool streamed = is_streamed_along<acc_t>(out, in...);
-  const bool fetches = (streamed || bytes > kNear) && bytes <= kFetchedRow;
-  constexpr std::true_type kYes;
-  constexpr std::false_type kNo;
-  if (streamed) {
-    fetches ? run(kYes, kYes) : run(kYes, kNo);
-  } else {
-    fetches ? run(kNo, kYes) : run(kNo, kNo);
-  }
 }
 
 /// Whether rows across are worth packing: where all passes then find them in the first-level cache,

@@ -5,8 +5,13 @@
 
 namespace torchsoftmax::cpu {
 
-/// What is fetched into the caches while an operand is read along a row.
-enum class Fetching { kNothing, kOutput, kNextRow };
+/// What is fetched into the caches while an operand is read along a row. kAhead: more of it, from
+/// further ahead than the processor does by itself.
+enum class Fetching { kNothing, kOutput, kNextRow, kAhead };
+
+// The longest rows, in bytes, that are fetched while the row before is worked on: that one and what
+// it keeps have to stay in the second level of the cache.
+inline constexpr int64_t kFetchedRow = int64_t{1} << 19;
 
 /// An operand along a row, as a policy sees it: `i` is the first class of a vector.
 template <typename scalar_t, typename acc_t, Fetching kFetching = Fetching::kNothing>
@@ -33,6 +38,9 @@ struct View {
   Vec<acc_t> first(int64_t i, Lanes lanes) const {
     if constexpr (kFetching == Fetching::kOutput) {
       __builtin_prefetch(fetched + i * fetched_step, 1);
+    } else if constexpr (kFetching == Fetching::kAhead) {
+      constexpr int64_t kBytes = 2048;
+      __builtin_prefetch(reinterpret_cast<const char*>(data + i) + kBytes);
     }
     return cpu::load<acc_t>(data + i, lanes);
   }
