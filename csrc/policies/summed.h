@@ -1,6 +1,6 @@
 #pragma once
-// A policy of one sum, taken apart so that rows.h can also work on several rows at once. `Stages`
-// has
+// A policy of one sum, taken apart so that cpu/sums.h can sum up one row and write another.
+// `Stages` has
 //   term(i, lanes, operands...)        the vector that is summed up
 //   value(sum, i, lanes, operands...)  the output
 
