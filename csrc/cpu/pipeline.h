@@ -49,10 +49,11 @@ TORCHSOFTMAX_FLATTEN void run_pipeline(const RowPolicy& policy, const RowTensor<
   RowParts<acc_t, kRows> maxima, sums;
   for (int64_t k = 0; k < rows_from(begin); ++k) {
     const auto first = input(begin + k);
-    const auto of_first = [&](int64_t i, auto lanes) {
-      return std::array<V, 2>{policy.largest(i, lanes, first), V(0)};
-    };
-    maxima.set(k, walk.parts_of_maximum_and_sum(of_first)[0]);
+    const auto found = walk.parts_of_maximum_and_sum(
+        Beside{kReadsNothing, kWritesNothing}, [&](int64_t i, auto lanes, Nothing) {
+          return std::array<V, 2>{policy.largest(i, lanes, first), V(0)};
+        });
+    maxima.set(k, found[0]);
   }
   RowStates<decltype(policy.row_of(V(0))), acc_t, kRows> states(
       policy.row_of(maxima.reduced(larger)));
@@ -65,8 +66,8 @@ TORCHSOFTMAX_FLATTEN void run_pipeline(const RowPolicy& policy, const RowTensor<
     const auto kept_row = keep(row);
     const auto out_row = output(row);
     const auto& result = results.of(k);
-    walk.for_each([&](int64_t i, auto lanes) {
-      out_row.store(i, policy.value(result, i, lanes, kept_row, input_row), lanes);
+    walk.write(out_row, [&](int64_t i, auto lanes) {
+      return policy.value(result, i, lanes, kept_row, input_row);
     });
   };
   int64_t group = begin;
@@ -76,22 +77,26 @@ TORCHSOFTMAX_FLATTEN void run_pipeline(const RowPolicy& policy, const RowTensor<
       const auto now = input(row), later = input(std::min(row + kRows, end - 1));
       const auto kept_now = keep(row);
       const auto& state = states.of(k);
-      const auto both = [&](int64_t i, auto lanes) {
-        return std::array<V, 2>{policy.largest(i, lanes, later),
-                                policy.add(state, i, lanes, kept_now, now)};
+      const auto read = [&](int64_t i, auto lanes) {
+        return std::array{ReadVector<acc_t>{later.first(i, lanes)},
+                          ReadVector<acc_t>{now.load(i, lanes)}};
+      };
+      const auto both = [&](int64_t i, auto lanes, const auto& x) {
+        return std::array<V, 2>{policy.largest(i, lanes, x[0]),
+                                policy.add(state, i, lanes, kept_now, x[1])};
       };
       std::array<V, 2> found;
       if (group == begin) {
-        found = walk.parts_of_maximum_and_sum(both);
+        found = walk.parts_of_maximum_and_sum(Beside{read, kWritesNothing}, both);
       } else {
         const auto before = input(row - kRows);
         const auto kept_before = keep(row - kRows);
         const auto out_before = output(row - kRows);
         const auto& result = results.of(k);
-        found = walk.parts_of_maximum_and_sum([&](int64_t i, auto lanes) {
-          out_before.store(i, policy.value(result, i, lanes, kept_before, before), lanes);
-          return both(i, lanes);
-        });
+        const auto value = [&](int64_t i, auto lanes) {
+          return policy.value(result, i, lanes, kept_before, before);
+        };
+        found = walk.parts_of_maximum_and_sum(Beside{read, walk.writing(out_before, value)}, both);
       }
       maxima.set(k, found[0]);
       sums.set(k, found[1]);
@@ -135,10 +140,15 @@ TORCHSOFTMAX_FLATTEN void run_in_two_stages(const RowPolicy& policy, const RowTe
     const auto sum =
         walk.sum([&](int64_t i, auto lanes) { return policy.add(state, i, lanes, keep, now); });
     const auto result = policy.result_of(walk, state, sum, keep);
-    max = walk.maximum([&](int64_t i, auto lanes) {
-      out_row.store(i, policy.value(result, i, lanes, keep, now), lanes);
-      return policy.largest(i, lanes, next);
-    });
+    const auto value = [&](int64_t i, auto lanes) {
+      return policy.value(result, i, lanes, keep, now);
+    };
+    const auto read = [&](int64_t i, auto lanes) {
+      return ReadVector<acc_t>{next.first(i, lanes)};
+    };
+    max = walk.maximum(
+        Beside{read, walk.writing(out_row, value)},
+        [&](int64_t i, auto lanes, const auto& x) { return policy.largest(i, lanes, x); });
   }
 }
 

@@ -62,6 +62,21 @@ struct View {
   }
 };
 
+/// A vector of an operand that has been read.
+template <typename acc_t>
+struct ReadVector {
+  Vec<acc_t> value;
+
+  template <typename Lanes>
+  const Vec<acc_t>& load(int64_t, Lanes) const {
+    return value;
+  }
+  template <typename Lanes>
+  const Vec<acc_t>& first(int64_t, Lanes) const {
+    return value;
+  }
+};
+
 /// An output along a row. `Streamed`, bool or a constant: whether whole vectors, at multiples of
 /// their size, go past the caches.
 template <typename scalar_t, typename acc_t, typename Streamed = bool>

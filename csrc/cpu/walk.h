@@ -20,6 +20,22 @@ namespace torchsoftmax::cpu {
 
 enum class LaneOrder { kAlongRow, kAcrossRows };
 
+/// What a pass over a row does beside its own: of several vectors, it calls read(i, lanes), then
+/// write(i, lanes, count) once, and then takes their terms, with what was read.
+///
+/// So nothing is read between what is written. A load behind a store waits for it where the last 12
+/// bits of their addresses agree, as those in large tensors often do: read and written one by one,
+/// a row in the caches takes up to 1.5 times as long, depending on where its memory is.
+template <typename Read, typename Write>
+struct Beside {
+  Read read;
+  Write write;
+};
+
+struct Nothing {};
+inline constexpr auto kReadsNothing = [](int64_t, auto) { return Nothing(); };
+inline constexpr auto kWritesNothing = [](int64_t, auto, auto) {};
+
 /// `Lanes`, across rows: as many lanes of one vector as there are rows, or Overlapping.
 template <typename acc_t, LaneOrder kOrder, int kCount = 1, typename Lanes = AllLanes<acc_t>>
 class Walk {
@@ -43,32 +59,39 @@ class Walk {
   /// Calls step(i, lanes) for every vector of the row; `i` is the vector's first class.
   template <typename Step>
   void for_each(Step&& step) const {
-    const auto whole = [&](int64_t i) {
-      for (; i + kStep <= classes_; i += kStep) {
-        step(i, lanes_);
-      }
-      return i;
+    in_vectors<1>([&](int64_t i, auto lanes, auto) { step(i, lanes); });
+  }
+
+  /// Stores value(i, lanes) to every vector of the output.
+  template <typename Out, typename Value>
+  void write(const Out& out, const Value& value) const {
+    in_vectors<kAlong ? kUnroll : 1>(writing(out, value));
+  }
+
+  /// The same for some vectors of a row, beside a pass over another.
+  template <typename Out, typename Value>
+  static auto writing(const Out& out, const Value& value) {
+    return [&](int64_t i, auto lanes, auto count) {
+      std::array<V, count()> values;
+      unrolled<count()>([&](auto k) { values[k] = value(i + k * kStep, lanes); });
+      unrolled<count()>([&](auto k) { out.store(i + k * kStep, values[k], lanes); });
     };
-    if constexpr (kAlong) {
-      int64_t i = 0;
-      for (const int64_t some : {lead_, (classes_ - lead_) % kStep}) {
-        if (some != 0) {
-          step(i, some);
-        }
-        i = whole(i + some);
-      }
-    } else {
-      whole(0);
-    }
   }
 
   /// The row's maximum of term(i, lanes), in every lane of that row.
   template <typename Term>
   V maximum(Term&& term) const {
+    return maximum(Beside{kReadsNothing, kWritesNothing},
+                   [&](int64_t i, auto lanes, Nothing) { return term(i, lanes); });
+  }
+  template <typename Read, typename Write, typename Term>
+  V maximum(const Beside<Read, Write>& beside, Term&& term) const {
     return std::get<0>(reduce(
         std::array<V, 1>{lowest()},
-        [](auto, const V& a, const V& b) { return maximum_dropping_nan(a, b); },
-        [&](int64_t i, auto lanes) { return std::array<V, 1>{term(i, lanes)}; }));
+        [](auto, const V& a, const V& b) { return maximum_dropping_nan(a, b); }, beside,
+        [&](int64_t i, auto lanes, const auto& read) {
+          return std::array<V, 1>{term(i, lanes, read)};
+        }));
   }
 
   /// The row's sums of each of the kTerms vectors that terms(i, lanes) returns.
@@ -77,13 +100,16 @@ class Walk {
     std::array<V, kTerms> zeros;
     unrolled<kTerms>([&](auto k) { zeros[k] = V(0); });
     return reduce(
-        zeros, [](auto, const V& a, const V& b) { return a + b; }, std::forward<Terms>(terms));
+        zeros, [](auto, const V& a, const V& b) { return a + b; },
+        Beside{kReadsNothing, kWritesNothing},
+        [&](int64_t i, auto lanes, Nothing) { return terms(i, lanes); });
   }
 
-  /// The maximum of the first of both vectors that terms(i, lanes) returns, the sum of the second,
-  /// still in parts: of each lane for itself.
-  template <typename Terms>
-  std::array<V, 2> parts_of_maximum_and_sum(Terms&& terms) const {
+  /// The maximum of the first of both vectors that terms(i, lanes, read) returns, the sum of the
+  /// second, still in parts: of each lane for itself.
+  template <typename Read, typename Write, typename Terms>
+  std::array<V, 2> parts_of_maximum_and_sum(const Beside<Read, Write>& beside,
+                                            Terms&& terms) const {
     return reduce_lanes(
         std::array<V, 2>{lowest(), V(0)},
         [](auto k, const V& a, const V& b) {
@@ -93,7 +119,7 @@ class Walk {
             return a + b;
           }
         },
-        std::forward<Terms>(terms));
+        beside, terms);
   }
 
   template <typename Term>
@@ -263,11 +289,42 @@ class Walk {
   // rounding error twice.
   static constexpr int64_t kUnroll = 4;
 
+  /// Calls step(i, lanes, count) for all of the row: for `count` whole vectors, kMany or 1, or for
+  /// a part of one.
+  template <int kMany, typename Step>
+  void in_vectors(Step&& step) const {
+    constexpr std::integral_constant<int, kMany> kAll;
+    constexpr std::integral_constant<int, 1> kOne;
+    const auto whole = [&](int64_t i) {
+      if constexpr (kMany > 1) {
+        for (; i + kMany * kStep <= classes_; i += kMany * kStep) {
+          step(i, lanes_, kAll);
+        }
+      }
+      for (; i + kStep <= classes_; i += kStep) {
+        step(i, lanes_, kOne);
+      }
+      return i;
+    };
+    if constexpr (kAlong) {
+      int64_t i = 0;
+      for (const int64_t some : {lead_, (classes_ - lead_) % kStep}) {
+        if (some != 0) {
+          step(i, some, kOne);
+        }
+        i = whole(i + some);
+      }
+    } else {
+      whole(0);
+    }
+  }
+
   static V lowest() { return V(-std::numeric_limits<acc_t>::infinity()); }
 
-  template <size_t kTerms, typename Op, typename Terms>
-  std::array<V, kTerms> reduce(const std::array<V, kTerms>& neutral, Op&& op, Terms&& terms) const {
-    auto result = reduce_lanes_inlined(neutral, op, terms);
+  template <size_t kTerms, typename Op, typename Beside, typename Terms>
+  std::array<V, kTerms> reduce(const std::array<V, kTerms>& neutral, Op&& op, const Beside& beside,
+                               Terms&& terms) const {
+    auto result = reduce_lanes_inlined(neutral, op, beside, terms);
     if constexpr (kAlong) {
       unrolled<kTerms>([&](auto k) {
         const auto combine = [&](const V& a, const V& b) { return op(k, a, b); };
@@ -278,33 +335,42 @@ class Walk {
   }
 
   /// Each lane for itself.
-  template <size_t kTerms, typename Op, typename Terms>
+  template <size_t kTerms, typename Op, typename Beside, typename Terms>
   std::array<V, kTerms> reduce_lanes(const std::array<V, kTerms>& neutral, Op&& op,
-                                     Terms&& terms) const {
-    return reduce_lanes_inlined(neutral, op, terms);
+                                     const Beside& beside, Terms&& terms) const {
+    return reduce_lanes_inlined(neutral, op, beside, terms);
   }
 
   // Where GCC decides, it leaves this out of softmax across rows, which then takes 1.3 times as
   // long; inlined that early into the pipeline, rows of 128 classes take 1.15 times as long.
-  template <size_t kTerms, typename Op, typename Terms>
+  template <size_t kTerms, typename Op, typename Beside, typename Terms>
   [[gnu::always_inline]] std::array<V, kTerms> reduce_lanes_inlined(
-      const std::array<V, kTerms>& neutral, Op&& op, Terms&& terms) const {
+      const std::array<V, kTerms>& neutral, Op&& op, const Beside& beside, Terms&& terms) const {
     std::array<std::array<V, kTerms>, kUnroll> partial;
     unrolled<kUnroll>([&](auto u) { partial[u] = neutral; });
     const auto accumulate = [&](auto& into, const auto& from) {
       unrolled<kTerms>([&](auto k) { into[k] = op(k, from[k], into[k]); });
     };
+    const auto terms_of_one = [&](int64_t i, auto lanes) {
+      const auto read = beside.read(i, lanes);
+      beside.write(i, lanes, std::integral_constant<int, 1>());
+      return terms(i, lanes, read);
+    };
     int64_t i = 0;
     for (; i + kUnroll * kStep <= classes_; i += kUnroll * kStep) {
-      unrolled<kUnroll>([&](auto u) { accumulate(partial[u], terms(i + u * kStep, lanes_)); });
+      std::array<decltype(beside.read(i, lanes_)), kUnroll> read;
+      unrolled<kUnroll>([&](auto u) { read[u] = beside.read(i + u * kStep, lanes_); });
+      beside.write(i, lanes_, std::integral_constant<int, kUnroll>());
+      unrolled<kUnroll>(
+          [&](auto u) { accumulate(partial[u], terms(i + u * kStep, lanes_, read[u])); });
     }
     for (; i + kStep <= classes_; i += kStep) {
-      accumulate(partial[0], terms(i, lanes_));
+      accumulate(partial[0], terms_of_one(i, lanes_));
     }
     if constexpr (kAlong) {
       if (i < classes_) {
         const int64_t rest = classes_ - i;
-        auto last = terms(i, rest);
+        auto last = terms_of_one(i, rest);
         unrolled<kTerms>([&](auto k) { last[k] = V::set(neutral[k], last[k], rest); });
         accumulate(partial[0], last);
       }

@@ -139,6 +139,11 @@ class Reductions : public WalkBase<Walk, V, Group> {
   __device__ __forceinline__ void for_each(Step&& step) const {
     this->self().for_each_part([&](const auto& part) { part.for_each(step); });
   }
+  /// Stores value(i, place) to every element of the output.
+  template <typename Out, typename Value>
+  __device__ __forceinline__ void write(const Out& out, Value&& value) const {
+    for_each([&](int64_t i, auto place) { out.store(i, value(i, place), place); });
+  }
 
   /// The row's maximum of term(i, place), in every thread.
   template <typename Term>

@@ -62,15 +62,14 @@ struct Staged : Policy, Stages {
                              const V& sum, const Result& result, const In& input,
                              const Mask&... mask) const {
     if (sizeof...(Mask) > 0 && walk.any_nan(sum, rows)) {  // nothing takes part, or a nan
-      walk.for_each([&](int64_t i, auto lanes) {
-        auto value = this->value(result, i, lanes, keep, input, mask...);
-        value = where_part(value, Stages::kNothing, i, lanes, mask...);
-        out.store(i, value, lanes);
+      walk.write(out, [&](int64_t i, auto lanes) {
+        const auto value = this->value(result, i, lanes, keep, input, mask...);
+        return where_part(value, Stages::kNothing, i, lanes, mask...);
       });
       return;
     }
-    walk.for_each([&](int64_t i, auto lanes) {
-      out.store(i, this->value(result, i, lanes, keep, input, mask...), lanes);
+    walk.write(out, [&](int64_t i, auto lanes) {
+      return this->value(result, i, lanes, keep, input, mask...);
     });
   }
 };

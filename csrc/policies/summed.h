@@ -22,9 +22,8 @@ struct Summed : Policy, Stages {
     const Stages stages(*this);  // which no store can change, so it stays in registers
     const auto sum =
         walk.sum([&](int64_t i, auto lanes) { return stages.term(i, lanes, operands...); });
-    walk.for_each([&](int64_t i, auto lanes) {
-      out.store(i, stages.value(sum, i, lanes, operands...), lanes);
-    });
+    walk.write(out,
+               [&](int64_t i, auto lanes) { return stages.value(sum, i, lanes, operands...); });
   }
 };
 
