@@ -59,13 +59,23 @@ class Walk {
   /// Calls step(i, lanes) for every vector of the row; `i` is the vector's first class.
   template <typename Step>
   void for_each(Step&& step) const {
-    in_vectors<1>([&](int64_t i, auto lanes, auto) { step(i, lanes); });
+    if constexpr (kAlong) {
+      in_vectors<1>([&](int64_t i, auto lanes, auto) { step(i, lanes); });
+    } else {
+      for (int64_t i = 0; i < classes_; ++i) {
+        step(i, lanes_);
+      }
+    }
   }
 
   /// Stores value(i, lanes) to every vector of the output.
   template <typename Out, typename Value>
   void write(const Out& out, const Value& value) const {
-    in_vectors<kAlong ? kUnroll : 1>(writing(out, value));
+    if constexpr (kAlong) {
+      in_vectors<kUnroll>(writing(out, value));
+    } else {
+      for_each([&](int64_t i, auto lanes) { out.store(i, value(i, lanes), lanes); });
+    }
   }
 
   /// The same for some vectors of a row, beside a pass over another.
@@ -289,8 +299,8 @@ class Walk {
   // rounding error twice.
   static constexpr int64_t kUnroll = 4;
 
-  /// Calls step(i, lanes, count) for all of the row: for `count` whole vectors, kMany or 1, or for
-  /// a part of one.
+  /// Along a row, calls step(i, lanes, count) for all of it: for `count` whole vectors, kMany or 1,
+  /// or for a part of one.
   template <int kMany, typename Step>
   void in_vectors(Step&& step) const {
     constexpr std::integral_constant<int, kMany> kAll;
@@ -306,16 +316,12 @@ class Walk {
       }
       return i;
     };
-    if constexpr (kAlong) {
-      int64_t i = 0;
-      for (const int64_t some : {lead_, (classes_ - lead_) % kStep}) {
-        if (some != 0) {
-          step(i, some, kOne);
-        }
-        i = whole(i + some);
+    int64_t i = 0;
+    for (const int64_t some : {lead_, (classes_ - lead_) % kStep}) {
+      if (some != 0) {
+        step(i, some, kOne);
       }
-    } else {
-      whole(0);
+      i = whole(i + some);
     }
   }
 
@@ -358,11 +364,16 @@ class Walk {
     };
     int64_t i = 0;
     for (; i + kUnroll * kStep <= classes_; i += kUnroll * kStep) {
-      std::array<decltype(beside.read(i, lanes_)), kUnroll> read;
-      unrolled<kUnroll>([&](auto u) { read[u] = beside.read(i + u * kStep, lanes_); });
-      beside.write(i, lanes_, std::integral_constant<int, kUnroll>());
-      unrolled<kUnroll>(
-          [&](auto u) { accumulate(partial[u], terms(i + u * kStep, lanes_, read[u])); });
+      if constexpr (kAlong) {
+        std::array<decltype(beside.read(i, lanes_)), kUnroll> read;
+        unrolled<kUnroll>([&](auto u) { read[u] = beside.read(i + u * kStep, lanes_); });
+        beside.write(i, lanes_, std::integral_constant<int, kUnroll>());
+        unrolled<kUnroll>(
+            [&](auto u) { accumulate(partial[u], terms(i + u * kStep, lanes_, read[u])); });
+      } else {  // nothing beside; GCC makes slower code of it otherwise
+        unrolled<kUnroll>(
+            [&](auto u) { accumulate(partial[u], terms(i + u * kStep, lanes_, Nothing())); });
+      }
     }
     for (; i + kStep <= classes_; i += kStep) {
       accumulate(partial[0], terms_of_one(i, lanes_));
