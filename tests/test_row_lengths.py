@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ from torch import Tensor
 import torchsoftmax
 
 # A thread, a warp, a block or a cluster of blocks for each row on a GPU; some one after the other.
-# On a CPU across, in a pipeline, groups of 16 or 8, or in two stages, or one after the other.
+# On a CPU across, or in a pipeline, in groups of 16 or 8 too, or one after the other.
 SHAPES = (
     *((20000, 8), (20000, 10), (70, 16), (75, 29), (70, 64), (70, 512), (70, 1000)),
     *((9000, 2048), (33, 2056)),
@@ -96,6 +98,47 @@ def test_softmax_of_large_equal_logits(classes: int, dtype: torch.dtype, device:
         rtol=2 * torch.finfo(torch.float32).eps if dtype == torch.float32 else 0,
         atol=0,
     )
+
+
+# Of the maxima that these give to rows, what serves for one does for some of the others only.
+LEVELS = (0.0, 12.0, -12.0, 24.0, -30.0, 60.0, 100.0, -100.0, 3e4, -1e5, 1e30, -math.inf)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("classes", [40, 100, 1000, 5000, 40000])
+def test_rows_of_different_maxima(classes: int, dtype: torch.dtype, device: str) -> None:
+    """A row is what it is alone, whatever the rows before it are."""
+    level = torch.tensor(LEVELS).repeat(4)[torch.randperm(4 * len(LEVELS))]
+    spread = torch.tensor([0.1, 1.0, 10.0, 40.0]).repeat_interleave(len(LEVELS))
+    x = torch.randn(len(level), classes) * spread.unsqueeze(1) + level.unsqueeze(1)
+    x[3, 1], x[20, 2], x[30, 3:9] = math.nan, math.inf, -math.inf
+    x = on(device, x.to(dtype))
+    alone = torch.cat([torchsoftmax.softmax(row, 1) for row in x.split(1)])
+    together = torchsoftmax.softmax(x, 1)
+    torch.testing.assert_close(together, alone, rtol=0, atol=0, equal_nan=True)
+    exact = on("cpu", x).double().softmax(1)
+    ours = together.cpu()
+    assert torch.equal(ours.isnan(), exact.isnan())
+    finite = ~exact.isnan().any(1)
+    assert_near(ours[finite], exact[finite], dtype, "softmax")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("classes", [1, 10, 100, 1000, 5000])
+def test_quotients_that_are_numbers(classes: int, dim: int, dtype: torch.dtype) -> None:
+    """Classes far above the others have exactly 1 together, and a half, a quarter or an eighth
+    where they are as many and equal, at logits of any size."""
+    for ties in (1, 2, 4, 8):
+        level = 30 * torch.randn(200, 1, dtype=dtype)
+        x = (level - 200).expand(-1, classes).clone()
+        x[:, :ties] = level
+        ties = min(ties, classes)
+        y = torchsoftmax.softmax(x if dim else x.T.contiguous(), dim)
+        y = y if dim else y.T
+        assert torch.equal(y[:, :ties], torch.full_like(y[:, :ties], 1 / ties))
+        assert (y[:, ties:] <= 1e-80).all()
 
 
 @pytest.mark.once

@@ -86,9 +86,9 @@ inline Floats power_of_2(const Floats& shifted) {
 #endif
 }
 
-/// For which r the polynomial is: |r| <= ln2 / 2^(kFractionBits + 1), or twice that. Then, of
-/// AVX-512, with a relative error of 2.6e-8, or, for an operation more, 1.7e-10.
-enum class Fit { kNarrow, kWide, kWideAndClose };
+/// kUsual: for |r| <= ln2 / 2^(kFractionBits + 1). kWideAndClose: for twice that, and of AVX-512
+/// with a relative error of 1.7e-10 for an operation more.
+enum class Fit { kUsual, kWideAndClose };
 
 /// power exp(r). With two short chains of dependent operations instead of a long one: power + power
 /// r (1 + r q).
@@ -97,10 +97,8 @@ Floats times_exp(const Floats& power, const Floats& r) {
   using at::vec::fmadd;
 #if defined(CPU_CAPABILITY_AVX512)
   Floats q;
-  if constexpr (kFit == Fit::kNarrow) {
+  if constexpr (kFit == Fit::kUsual) {
     q = fmadd(Floats(0.166667178f), r, Floats(0.500016153f));
-  } else if constexpr (kFit == Fit::kWide) {
-    q = fmadd(Floats(0.166668579f), r, Floats(0.500064492f));
   } else {
     q = fmadd(Floats(0.0416604320f), r, Floats(0.166680259f));
     q = fmadd(q, r, Floats(0.500000013f));
@@ -121,7 +119,7 @@ Floats raised_exp(const Floats& x) {
   const Floats shifted = fmadd(clamped, Floats(kLog2E), Floats(kRaisedShift));
   const Floats n = Floats(kRaisedShift) - shifted;
   const Floats r = fmadd(n, Floats(kLn2Rest), fmadd(n, Floats(kLn2), clamped));
-  return times_exp<Fit::kNarrow>(power_of_2(shifted), r);
+  return times_exp<Fit::kUsual>(power_of_2(shifted), r);
 }
 
 inline constexpr int kRaised = 24;
@@ -148,7 +146,7 @@ at::vec::Vectorized<double> exp_nonpositive(const at::vec::Vectorized<double>& x
 }
 
 /// exp_nonpositive(x - max), of x <= max.
-template <typename V, bool kForRatio>
+template <typename V>
 class ExpLess {
  public:
   ExpLess() = default;
@@ -158,21 +156,49 @@ class ExpLess {
   ExpLess each(Map&& map) const {
     return ExpLess(map(max_));
   }
-  V operator()(const V& x) const { return exp_nonpositive<kForRatio>(x - max_); }
+  V operator()(const V& x) const { return exp_nonpositive(x - max_); }
 
  private:
   V max_;
 };
 
+/// The same but for a factor that all of a row have in common, where only their ratio matters.
+template <typename V>
+class RatioExp {
+ public:
+  RatioExp() = default;
+  explicit RatioExp(const V& max) : max_(max) {}
+
+  template <typename Map>
+  RatioExp each(Map&& map) const {
+    return RatioExp(map(max_));
+  }
+  V operator()(const V& x) const { return exp_nonpositive<true>(x - max_); }
+
+ private:
+  V max_;
+};
+
+/// Whether the largest of such terms may be any number, and not 2^kRaised.
+template <typename acc_t>
+inline constexpr bool kScaledTerms =
+#if defined(TORCHSOFTMAX_FAST_EXP)
+    std::is_same_v<acc_t, float>;
+#else
+    false;
+#endif
+
 #if defined(TORCHSOFTMAX_FAST_EXP)
 
-/// Without the rounding of x - max, which would be the largest error of a softmax by far: n counts
-/// from the n of max, and what n leaves of max is taken off what it leaves of x. The relative error
-/// is |x - max| 2.7e-9 more than that of exp_nonpositive, for kLn2Rest is left out, and one
-/// operation with it. Exact for x = max. Ratios have many roundings beside it, a logarithm of a sum
-/// hardly one: only there a close polynomial is worth its operation.
-template <bool kForRatio>
-class ExpLess<Floats, kForRatio> {
+// In a row of numbers as large as this x - max is exact wherever its exponential is not 0.
+inline constexpr float kLarge = 32768;
+
+/// Without the rounding of x - max, which would be the largest error of a sum by far: n counts from
+/// the n of max, and what n leaves of max is taken off what it leaves of x. The relative error is
+/// |x - max| 2.7e-9 more than that of exp_nonpositive, for kLn2Rest is left out, and one operation
+/// with it. Exact for x = max.
+template <>
+class ExpLess<Floats> {
  public:
   ExpLess() = default;
   explicit ExpLess(const Floats& max) {
@@ -187,9 +213,8 @@ class ExpLess<Floats, kForRatio> {
       rest_ = Floats::blendv(zero, rest_, is_small);
       subtracted_ = Floats::blendv(max, zero, is_small);
     }
-    constexpr float kBy = kForRatio ? kRaised : 0;
-    shift_ = Floats(kShift + kBy) - n;
-    lowest_ = fmadd(n, Floats(kLn2), Floats((kLowest - kBy) * kLn2));
+    shift_ = Floats(kShift) - n;
+    lowest_ = fmadd(n, Floats(kLn2), Floats(kLowest * kLn2));
   }
 
   template <typename Map>
@@ -204,27 +229,102 @@ class ExpLess<Floats, kForRatio> {
   }
   Floats operator()(const Floats& x) const {
     if (large_) [[unlikely]] {
+      return of_rest(x - subtracted_);
+    }
+    return of_rest(x);
+  }
+
+ private:
+  Floats of_rest(const Floats& x) const {
+    using at::vec::fmadd;
+    const Floats clamped = at::vec::clamp_min(x, lowest_);
+    const Floats shifted = fmadd(clamped, Floats(kLog2E), shift_);
+    const Floats r = fmadd(shift_ - shifted, Floats(kLn2), clamped) - rest_;
+    return times_exp<Fit::kWideAndClose>(power_of_2(shifted), r);
+  }
+
+  Floats subtracted_, lowest_, shift_, rest_;
+  bool large_;  // one lane at least
+};
+
+/// exp(x) times a power of 2, which makes it about 2^kHeight for x = max. So x is rounded nowhere,
+/// not even in x - max: what n ln2 leaves of it is exact, and kLn2Rest, left out, adds 2.7e-9 of x
+/// - max to the relative error beside what it adds to all.
+///
+/// `max` need not be the maximum. The quotients of such terms and their sum are the same, bit for
+/// bit, whatever it is, as long as the sum `fits`: then what is 0 of the terms, for it would be
+/// below the smallest normal number, is less than half of the smallest number of the sum.
+template <>
+class RatioExp<Floats> {
+  static constexpr int kHeight = 54, kLeast = 25, kMost = 83;
+
+ public:
+  RatioExp() = default;
+  explicit RatioExp(const Floats& max) {
+    using at::vec::fmadd;
+    constexpr float kWhole = 1.5f * (1 << 23);
+    const Floats is_small = max.abs() < Floats(kLarge), zero(0.f);
+    large_ = is_small.zero_mask() != 0;
+    Floats n = fmadd(max, Floats(kLog2E), Floats(kWhole)) - Floats(kWhole);
+    subtracted_ = zero;
+    if (large_) [[unlikely]] {
+      n = Floats::blendv(zero, n, is_small);
+      subtracted_ = Floats::blendv(max, zero, is_small);
+    }
+    shift_ = Floats(kShift + kHeight) - n;
+    lowest_ = fmadd(n, Floats(kLn2), Floats((kLowest - kHeight) * kLn2));
+  }
+
+  /// Of a number near the maximum of rows, if they have one.
+  static RatioExp guess(const Floats& max) {
+    return RatioExp(Floats::blendv(Floats(0.f), max, max.abs() < Floats(kLarge)));
+  }
+
+  template <typename Map>
+  RatioExp each(Map&& map) const {
+    RatioExp result;
+    result.subtracted_ = map(subtracted_);
+    result.lowest_ = map(lowest_);
+    result.shift_ = map(shift_);
+    result.large_ = large_;
+    return result;
+  }
+  Floats operator()(const Floats& x) const {
+    if (large_) [[unlikely]] {
       return of_rest(rest(x));
     }
     return of_rest(x);
   }
 
-  // Its parts, for several of them with one condition: ExpLess of a Pack.
+  /// Of rows with that maximum and that sum of their terms, those that do not fit: a bit for each
+  /// lane. Nor do those with a nan. Each term is at most 2^kMost, so 2^17 of them have a
+  /// reciprocal.
+  int misfits(const Floats& max, const Floats& sum) const {
+    constexpr float kLeastSum = 1 << kLeast, kHighest = (kMost - kLowest) * kLn2;
+    return not_at_least(lowest_ + Floats(kHighest), max) | not_at_least(sum, Floats(kLeastSum));
+  }
+
+  // Its parts, for several of them with one condition: RatioExp of a Pack.
   bool large() const { return large_; }
   Floats rest(const Floats& x) const { return x - subtracted_; }
   Floats of_rest(const Floats& x) const {
     using at::vec::fmadd;
     const Floats clamped = at::vec::clamp_min(x, lowest_);
     const Floats shifted = fmadd(clamped, Floats(kLog2E), shift_);
-    const Floats r = fmadd(shift_ - shifted, Floats(kLn2), clamped) - rest_;
-    return times_exp<kForRatio ? Fit::kWide : Fit::kWideAndClose>(power_of_2(shifted), r);
+    const Floats r = fmadd(shift_ - shifted, Floats(kLn2), clamped);
+    return times_exp<Fit::kUsual>(power_of_2(shifted), r);
   }
 
  private:
-  // In a row of numbers as large as this x - max is exact wherever its exponential is not 0.
-  static constexpr float kLarge = 32768;
+  static int not_at_least(const Floats& value, const Floats& least) {
+#if defined(CPU_CAPABILITY_AVX512)
+    return _mm512_cmp_ps_mask(value, least, _CMP_NGE_UQ);
+#else
+    return (value >= least).zero_mask();
+#endif
+  }
 
-  Floats subtracted_, lowest_, shift_, rest_;
+  Floats subtracted_, lowest_, shift_;
   bool large_;  // one lane at least
 };
 

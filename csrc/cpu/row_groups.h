@@ -20,6 +20,9 @@ class RowParts {
   /// In lane k that of row k; of one row in all lanes. In the order of Walk's own reductions.
   template <typename Op>
   V reduced(Op&& op) const {
+    if constexpr (kRows == 1) {
+      return of_all_lanes<acc_t>(parts_[0], op);
+    }
     V result = pairwise<0, kRows>(op);
     for (int64_t rows = kRows; rows < kLanes<acc_t>; rows *= 2) {
       result = of_neighbours<acc_t>(result, result, op);

@@ -15,8 +15,8 @@ namespace torchsoftmax::cpu {
 /// One row after the other, the next of which is fetched while one is written, or nothing.
 template <typename acc_t, bool kStreamed, bool kFetches, typename RowPolicy, typename Out,
           typename... In>
-void sum_by_sum(const RowPolicy& policy, int64_t begin, int64_t end, const RowTensor<Out>& out,
-                const RowTensor<const In>&... in) {
+TORCHSOFTMAX_FLATTEN void sum_by_sum(const RowPolicy& policy, int64_t begin, int64_t end,
+                                     const RowTensor<Out>& out, const RowTensor<const In>&... in) {
   constexpr auto kFetching = kFetches ? Fetching::kNextRow : Fetching::kNothing;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t next = std::min(row + 1, end - 1);

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "../policies/device.h"
+#include "reduction.h"
 #include "views.h"
 
 namespace torchsoftmax::cpu {
@@ -33,8 +34,8 @@ struct Beside {
 };
 
 struct Nothing {};
-inline constexpr auto kReadsNothing = [](int64_t, auto) { return Nothing(); };
 inline constexpr auto kWritesNothing = [](int64_t, auto, auto) {};
+inline constexpr Beside kNothingBeside{[](int64_t, auto) { return Nothing(); }, kWritesNothing};
 
 /// `Lanes`, across rows: as many lanes of one vector as there are rows, or Overlapping.
 template <typename acc_t, LaneOrder kOrder, int kCount = 1, typename Lanes = AllLanes<acc_t>>
@@ -91,51 +92,38 @@ class Walk {
   /// The row's maximum of term(i, lanes), in every lane of that row.
   template <typename Term>
   V maximum(Term&& term) const {
-    return maximum(Beside{kReadsNothing, kWritesNothing},
-                   [&](int64_t i, auto lanes, Nothing) { return term(i, lanes); });
+    return maximum(kNothingBeside, [&](int64_t i, auto lanes, Nothing) { return term(i, lanes); });
   }
   template <typename Read, typename Write, typename Term>
   V maximum(const Beside<Read, Write>& beside, Term&& term) const {
-    return std::get<0>(reduce(
-        std::array<V, 1>{lowest()},
-        [](auto, const V& a, const V& b) { return maximum_dropping_nan(a, b); }, beside,
-        [&](int64_t i, auto lanes, const auto& read) {
-          return std::array<V, 1>{term(i, lanes, read)};
-        }));
+    constexpr std::array<Larger, 1> kOps{};
+    return std::get<0>(reduce(kOps, beside, [&](int64_t i, auto lanes, const auto& read) {
+      return std::array<V, 1>{term(i, lanes, read)};
+    }));
   }
 
-  /// The row's sums of each of the kTerms vectors that terms(i, lanes) returns.
-  template <size_t kTerms, typename Terms>
+  /// The row's sums of each of the kTerms vectors that terms(i, lanes) returns. `kOfRatios`: of
+  /// terms of a softmax; 2^n equal ones then have an exact sum.
+  template <size_t kTerms, bool kOfRatios = false, typename Terms>
   std::array<V, kTerms> sums(Terms&& terms) const {
-    std::array<V, kTerms> zeros;
-    unrolled<kTerms>([&](auto k) { zeros[k] = V(0); });
-    return reduce(
-        zeros, [](auto, const V& a, const V& b) { return a + b; },
-        Beside{kReadsNothing, kWritesNothing},
-        [&](int64_t i, auto lanes, Nothing) { return terms(i, lanes); });
+    constexpr std::array<Sum<acc_t, kOfRatios>, kTerms> kOps{};
+    return reduce(kOps, kNothingBeside,
+                  [&](int64_t i, auto lanes, Nothing) { return terms(i, lanes); });
   }
 
   /// The maximum of the first of both vectors that terms(i, lanes, read) returns, the sum of the
   /// second, still in parts: of each lane for itself.
-  template <typename Read, typename Write, typename Terms>
+  template <bool kOfRatios, typename Read, typename Write, typename Terms>
   std::array<V, 2> parts_of_maximum_and_sum(const Beside<Read, Write>& beside,
                                             Terms&& terms) const {
-    return reduce_lanes(
-        std::array<V, 2>{lowest(), V(0)},
-        [](auto k, const V& a, const V& b) {
-          if constexpr (k == 0) {
-            return maximum_dropping_nan(a, b);
-          } else {
-            return a + b;
-          }
-        },
-        beside, terms);
+    constexpr std::tuple<Larger, Sum<acc_t, kOfRatios>> kOps{};
+    return reduce_lanes(kOps, beside, terms);
   }
 
-  template <typename Term>
+  template <bool kOfRatios = false, typename Term>
   V sum(Term&& term) const {
-    return std::get<0>(
-        sums<1>([&](int64_t i, auto lanes) { return std::array<V, 1>{term(i, lanes)}; }));
+    return std::get<0>(sums<1, kOfRatios>(
+        [&](int64_t i, auto lanes) { return std::array<V, 1>{term(i, lanes)}; }));
   }
 
   /// log of a statistic of the row.
@@ -325,45 +313,51 @@ class Walk {
     }
   }
 
-  static V lowest() { return V(-std::numeric_limits<acc_t>::infinity()); }
-
-  template <size_t kTerms, typename Op, typename Beside, typename Terms>
-  std::array<V, kTerms> reduce(const std::array<V, kTerms>& neutral, Op&& op, const Beside& beside,
-                               Terms&& terms) const {
-    auto result = reduce_lanes_inlined(neutral, op, beside, terms);
+  template <typename Ops, typename Read, typename Write, typename Terms>
+  auto reduce(const Ops& ops, const Beside<Read, Write>& beside, Terms&& terms) const {
+    auto result = reduce_lanes_inlined(ops, beside, terms);
     if constexpr (kAlong) {
-      unrolled<kTerms>([&](auto k) {
-        const auto combine = [&](const V& a, const V& b) { return op(k, a, b); };
-        result[k] = of_all_lanes<acc_t>(result[k], combine);
-      });
+      unrolled<std::tuple_size_v<Ops>>(
+          [&](auto k) { result[k] = of_all_lanes<acc_t>(result[k], std::get<k>(ops)); });
     }
     return result;
   }
 
   /// Each lane for itself.
-  template <size_t kTerms, typename Op, typename Beside, typename Terms>
-  std::array<V, kTerms> reduce_lanes(const std::array<V, kTerms>& neutral, Op&& op,
-                                     const Beside& beside, Terms&& terms) const {
-    return reduce_lanes_inlined(neutral, op, beside, terms);
+  template <typename Ops, typename Read, typename Write, typename Terms>
+  auto reduce_lanes(const Ops& ops, const Beside<Read, Write>& beside, Terms&& terms) const {
+    return reduce_lanes_inlined(ops, beside, terms);
+  }
+
+  template <size_t k, typename Ops, typename Partial>
+  [[gnu::always_inline]] static V of_four(const Ops& ops, const Partial& partial) {
+    const auto& op = std::get<k>(ops);
+    return op(op(partial[3][k], partial[2][k]), op(partial[1][k], partial[0][k]));
   }
 
   // Where GCC decides, it leaves this out of softmax across rows, which then takes 1.3 times as
   // long; inlined that early into the pipeline, rows of 128 classes take 1.15 times as long.
-  template <size_t kTerms, typename Op, typename Beside, typename Terms>
-  [[gnu::always_inline]] std::array<V, kTerms> reduce_lanes_inlined(
-      const std::array<V, kTerms>& neutral, Op&& op, const Beside& beside, Terms&& terms) const {
+  template <typename Ops, typename Read, typename Write, typename Terms>
+  [[gnu::always_inline]] auto reduce_lanes_inlined(const Ops& ops,
+                                                   const Beside<Read, Write>& beside,
+                                                   Terms&& terms) const {
+    constexpr size_t kTerms = std::tuple_size_v<Ops>;
+    constexpr int64_t kRun =
+        std::apply([](const auto&... op) { return std::max({op.kRun...}); }, Ops());
+    std::array<V, kTerms> neutral;
+    unrolled<kTerms>([&](auto k) { neutral[k] = std::get<k>(ops).template neutral<V>(); });
     std::array<std::array<V, kTerms>, kUnroll> partial;
     unrolled<kUnroll>([&](auto u) { partial[u] = neutral; });
+    std::array<InPairs<V>, kTerms> chunks;
     const auto accumulate = [&](auto& into, const auto& from) {
-      unrolled<kTerms>([&](auto k) { into[k] = op(k, from[k], into[k]); });
+      unrolled<kTerms>([&](auto k) { into[k] = std::get<k>(ops)(from[k], into[k]); });
     };
     const auto terms_of_one = [&](int64_t i, auto lanes) {
       const auto read = beside.read(i, lanes);
       beside.write(i, lanes, std::integral_constant<int, 1>());
       return terms(i, lanes, read);
     };
-    int64_t i = 0;
-    for (; i + kUnroll * kStep <= classes_; i += kUnroll * kStep) {
+    const auto take_four = [&](int64_t i) __attribute__((always_inline)) {
       if constexpr (kAlong) {
         std::array<decltype(beside.read(i, lanes_)), kUnroll> read;
         unrolled<kUnroll>([&](auto u) { read[u] = beside.read(i + u * kStep, lanes_); });
@@ -373,6 +367,28 @@ class Walk {
       } else {  // nothing beside; GCC makes slower code of it otherwise
         unrolled<kUnroll>(
             [&](auto u) { accumulate(partial[u], terms(i + u * kStep, lanes_, Nothing())); });
+      }
+    };
+    constexpr int64_t kFour = kUnroll * kStep;
+    int64_t i = 0;
+    if constexpr (kRun == 0) {
+      for (; i + kFour <= classes_; i += kFour) {
+        take_four(i);
+      }
+    } else {
+      for (int64_t end = 0; end < classes_;) {
+        if (end > 0) {
+          unrolled<kTerms>([&](auto k) {
+            if constexpr (std::tuple_element_t<k, Ops>::kRun > 0) {
+              chunks[k].add(of_four<k>(ops, partial), std::get<k>(ops));
+              unrolled<kUnroll>([&](auto u) { partial[u][k] = neutral[k]; });
+            }
+          });
+        }
+        end = std::min(classes_, i + kRun * kFour);
+        for (; i + kFour <= end; i += kFour) {
+          take_four(i);
+        }
       }
     }
     for (; i + kStep <= classes_; i += kStep) {
@@ -386,10 +402,10 @@ class Walk {
         accumulate(partial[0], last);
       }
     }
-    accumulate(partial[0], partial[1]);
-    accumulate(partial[2], partial[3]);
-    accumulate(partial[0], partial[2]);
-    return partial[0];
+    std::array<V, kTerms> result;
+    unrolled<kTerms>(
+        [&](auto k) { result[k] = chunks[k].all(of_four<k>(ops, partial), std::get<k>(ops)); });
+    return result;
   }
 
   int64_t classes_;

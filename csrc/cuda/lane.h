@@ -83,6 +83,11 @@ struct Lane {
   friend __device__ Lane fmsub(const Lane& a, const Lane& b, const Lane& c) {
     return std::fma(a.number, b.number, -c.number);
   }
+  /// For quotients with the same divisor: see cpu/reciprocal.h, which rounds them once.
+  friend __device__ Lane reciprocal_of(const Lane& sum) { return 1 / sum.number; }
+  friend __device__ Lane times(const Lane& reciprocal, const Lane& value) {
+    return value * reciprocal;
+  }
   /// The maximum, which drops a nan: exp(nan - maximum) brings it back.
   friend __device__ Lane maximum_dropping_nan(const Lane& value, const Lane& bound) {
     return std::fmax(value.number, bound.number);

@@ -30,7 +30,7 @@
 // Without a name, so that loops over these policies are functions of their file alone: GCC inlines
 // them otherwise, and a softmax in the caches takes twice the time if it does not.
 #define TORCHSOFTMAX_INTERNAL(name) namespace
-#include "../cpu/pack.h"
+#include "../cpu/reciprocal.h"
 #endif
 
 namespace torchsoftmax::TORCHSOFTMAX_DEVICE {

@@ -59,10 +59,10 @@ struct NarrowRatioRow {
 };
 #else
 /// With x - max and its exponential in one.
-template <typename V, bool kForRatio>
+template <typename V>
 struct PlainRow {
   V max;
-  ExpLess<V, kForRatio> exp_less;
+  ExpLess<V> exp_less;
 
   PlainRow() = default;
   explicit PlainRow(const V& max) : max(max), exp_less(max) {}
@@ -95,6 +95,21 @@ struct PlainRow {
   };
   Differences differences() const { return {max}; }
 };
+
+/// For ratios of exponentials: RatioExp tells what the maximum may be.
+template <typename V>
+struct PlainRatioRow {
+  RatioExp<V> exp;
+
+  template <typename Map>
+  PlainRatioRow each(Map&& map) const {
+    return {exp.each(map)};
+  }
+  V value(const V& x) const { return x; }
+  V exponential(const V& value) const { return exp(value); }
+  /// Of a guess.
+  int misfits(const V& max, const V& sum) const { return exp.misfits(max, sum); }
+};
 #endif
 
 /// z = x.
@@ -119,11 +134,17 @@ struct PlainLogits {
 #else
   template <typename V>
   auto of_row(const V& max_input) const {
-    return PlainRow<V, false>(max_input);
+    return PlainRow<V>(max_input);
   }
   template <typename V>
   auto of_ratio(const V& max_input) const {
-    return PlainRow<V, true>(max_input);
+    return PlainRatioRow<V>{RatioExp<V>(max_input)};
+  }
+  template <typename V>
+  auto guess_of(const V& max_input) const
+    requires requires { RatioExp<V>::guess(max_input); }
+  {
+    return PlainRatioRow<V>{RatioExp<V>::guess(max_input)};
   }
 #endif
   TORCHSOFTMAX_FN acc_t per_temperature() const { return 1; }

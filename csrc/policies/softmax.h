@@ -28,21 +28,31 @@ struct ShiftedLogits {
 template <typename Logits>
 struct Softmax : ShiftedLogits<Logits> {
   static constexpr bool kKeeps = true;
+  static constexpr bool kOfRatios = true;
   static constexpr double kNothing = 0;
 
   template <typename V>
   TORCHSOFTMAX_FN auto row_of(const V& max) const {
     return this->logits.of_ratio(max);
   }
+#if !defined(TORCHSOFTMAX_ON_CUDA)
+  /// What does for rows with a maximum near this: see cpu/guessing.h.
+  template <typename V>
+  auto guess_of(const V& max) const
+    requires requires { this->logits.guess_of(max); }
+  {
+    return this->logits.guess_of(max);
+  }
+#endif
 
-  template <typename Row, typename V>
+  template <typename Row, typename Reciprocal>
   struct Result {
     Row row;
-    V scale;
+    Reciprocal reciprocal;
 
     template <typename Map>
     Result each(Map&& map) const {
-      return {row.each(map), map(scale)};
+      return {row.each(map), reciprocal.each(map)};
     }
   };
 
@@ -55,23 +65,24 @@ struct Softmax : ShiftedLogits<Logits> {
     }
     return e;
   }
-  /// The scale alone where the terms are kept: what a loop carries has to fit its registers.
+  /// The reciprocal alone where terms are kept: what a loop carries has to fit its registers.
   template <typename Walk, typename Row, typename V, typename Keep>
   TORCHSOFTMAX_FN auto result_of(const Walk&, const Row& row, const V& sum, const Keep&) const {
+    const auto reciprocal = reciprocal_of(sum);
     if constexpr (kHasRoom<Keep>) {
-      return V(1) / sum;
+      return reciprocal;
     } else {
-      return Result<Row, V>{row, V(1) / sum};
+      return Result<Row, std::decay_t<decltype(reciprocal)>>{row, reciprocal};
     }
   }
   template <typename OfRow, typename Lanes, typename Keep, typename In, typename... Mask>
   TORCHSOFTMAX_FN auto value(const OfRow& result, int64_t i, Lanes lanes, const Keep& keep,
                              const In& input, const Mask&... mask) const {
     if constexpr (kHasRoom<Keep>) {
-      return keep.load(i, lanes) * result;
+      return times(result, keep.load(i, lanes));
     } else {
-      return result.row.exponential(this->value_of(result.row, i, lanes, input, mask...)) *
-             result.scale;
+      return times(result.reciprocal,
+                   result.row.exponential(this->value_of(result.row, i, lanes, input, mask...)));
     }
   }
 };
@@ -79,6 +90,7 @@ struct Softmax : ShiftedLogits<Logits> {
 template <typename Logits>
 struct LogSoftmax : ShiftedLogits<Logits> {
   static constexpr bool kKeeps = false;
+  static constexpr bool kOfRatios = false;
   static constexpr double kNothing = kMinusInfinity;
 
   template <typename V>

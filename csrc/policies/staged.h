@@ -6,7 +6,8 @@
 //   add(row, i, lanes, keep, input, mask...) the vector that is summed up; it may be kept
 //   result_of(walk, row, sum, keep)          what is known with the sum
 //   value(result, i, lanes, keep, input, mask...)  the output
-//   kKeeps and kOften, and kNothing: the output where an entry takes no part.
+//   kKeeps and kOften; kOfRatios: of the terms only ratios matter, which may be off by a factor;
+//   kNothing: the output where an entry takes no part.
 // Where there is no room to keep anything, `keep` is NoRoom; where there is, what is kept is terms,
 // and the result is what they are to be multiplied with.
 
@@ -19,6 +20,7 @@ struct Staged : Policy, Stages {
   static constexpr bool kKeeps = Stages::kKeeps;
   static constexpr bool kDirect = true;
   static constexpr bool kOften = Stages::kOften;
+  static constexpr bool kOfRatios = Stages::kOfRatios;
   static constexpr bool kStaged = true;
 
   explicit Staged(const Stages& stages) : Stages(stages) {}
@@ -49,7 +51,7 @@ struct Staged : Policy, Stages {
       }
     } else {
       const auto row = this->row_of(walk.maximum(largest));
-      const auto sum = walk.sum(
+      const auto sum = walk.template sum<kOfRatios>(
           [&](int64_t i, auto lanes) { return this->add(row, i, lanes, keep, input, mask...); });
       write(walk, rows, keep, out, sum, this->result_of(walk, row, sum, keep), input, mask...);
     }
