@@ -22,7 +22,7 @@ template <typename acc_t, typename RowPolicy, typename Rows>
   const auto own = policy.row_of(V(max));
   const auto from = rows.input(row);
   const auto kept = rows.keep(row);
-  return rows.walk.template parts_of_maximum_and_sum<RowPolicy::kOfRatios>(
+  return rows.walk.template parts_of_maximum_and_sum<RowPolicy::kSumFor>(
       kNothingBeside, [&](int64_t i, auto lanes, Nothing) {
         return std::array<V, 2>{V(0), policy.add(own, i, lanes, kept, from)};
       })[1];

@@ -105,6 +105,18 @@ Pack<acc_t, kCount> where_equal(const Pack<acc_t, kCount>& a, const Pack<acc_t, 
   });
 }
 
+/// of(vectors...), of packs for each of their vectors: one after the other.
+template <typename Of, typename acc_t, typename... Vectors>
+Vec<acc_t> of_vectors(const Of& of, const Vec<acc_t>& first, const Vectors&... others) {
+  return of(first, others...);
+}
+template <typename Of, typename acc_t, int kCount, typename... Packs>
+Pack<acc_t, kCount> of_vectors(const Of& of, const Pack<acc_t, kCount>& first,
+                               const Packs&... others) {
+  return Pack<acc_t, kCount>::of(
+      [&](auto k) { return of(first.vectors[k], others.vectors[k]...); });
+}
+
 /// For a sum: see policies/logits.h.
 template <typename V>
 V exp_term(const V& x) {

@@ -29,7 +29,7 @@ TORCHSOFTMAX_FLATTEN void run_pipeline(const RowPolicy& policy, const RowTensor<
   RowParts<acc_t, kRows> maxima, sums;
   for (int64_t k = 0; k < rows.of_group(begin); ++k) {
     const auto first = rows.input(begin + k);
-    const auto found = walk.template parts_of_maximum_and_sum<RowPolicy::kOfRatios>(
+    const auto found = walk.template parts_of_maximum_and_sum<RowPolicy::kSumFor>(
         kNothingBeside, [&](int64_t i, auto lanes, Nothing) {
           return std::array<V, 2>{policy.largest(i, lanes, first), V(0)};
         });
@@ -37,8 +37,9 @@ TORCHSOFTMAX_FLATTEN void run_pipeline(const RowPolicy& policy, const RowTensor<
   }
   RowStates<decltype(policy.row_of(V(0))), acc_t, kRows> states(
       policy.row_of(maxima.reduced(Larger())));
-  RowStates<decltype(rows.result_of(states.all(), V(1))), acc_t, kRows> results(
-      rows.result_of(states.all(), V(1)));
+  constexpr SumOf<acc_t, RowPolicy::kSumFor> kSum;
+  RowStates<decltype(rows.result_of(states.all(), sums.reduced(kSum))), acc_t, kRows> results(
+      rows.result_of(states.all(), sums.reduced(kSum)));
   int64_t group = begin;
   for (; group < end; group += kRows) {
     for (int64_t k = 0; k < rows.of_group(group); ++k) {
@@ -60,7 +61,7 @@ TORCHSOFTMAX_FLATTEN void run_pipeline(const RowPolicy& policy, const RowTensor<
       sums.set(k, found[1]);
     }
     rows.write(group - kRows, results, rows.of_group(group));
-    results.set(rows.result_of(states.all(), sums.reduced(Plus())));
+    results.set(rows.result_of(states.all(), sums.reduced(kSum)));
     states.set(policy.row_of(maxima.reduced(Larger())));
   }
   rows.write(group - kRows, results);

@@ -43,8 +43,8 @@ class PipelineRows {
     }
   }
   /// What the policy makes of sums.
-  template <typename State>
-  auto result_of(const State& state, const V& sum) const {
+  template <typename State, typename Sum>
+  auto result_of(const State& state, const Sum& sum) const {
     return policy_.result_of(GroupWalk<acc_t, kRows>(), state, sum, keep(begin_));
   }
 
@@ -55,12 +55,12 @@ class PipelineRows {
                         const Terms& terms) const {
     const int64_t before = row - kRows;
     if (before < begin_) {
-      return walk.template parts_of_maximum_and_sum<RowPolicy::kOfRatios>(
+      return walk.template parts_of_maximum_and_sum<RowPolicy::kSumFor>(
           Beside{read, kWritesNothing}, terms);
     }
     const auto to = output(before);
     const auto value = value_of(before, result_before);
-    return walk.template parts_of_maximum_and_sum<RowPolicy::kOfRatios>(
+    return walk.template parts_of_maximum_and_sum<RowPolicy::kSumFor>(
         Beside{read, walk.writing(to, value)}, terms);
   }
   /// Writes the rows of a group, from the k-th on.

@@ -19,10 +19,22 @@ class RowParts {
 
   /// In lane k that of row k; of one row in all lanes. In the order of Walk's own reductions.
   template <typename Op>
-  V reduced(Op&& op) const {
+  auto reduced(const Op& op) const {
     if constexpr (kRows == 1) {
-      return of_all_lanes<acc_t>(parts_[0], op);
+      return of_lanes(parts_[0], op);
+    } else if constexpr (std::is_same_v<Op, PlusForLog>) {
+      static_assert(kRows == kLanes<acc_t>);
+      std::array<double, kRows> sums;
+      unrolled<kRows>([&](auto row) { sums[row] = of_lanes(parts_[row], op).number(); });
+      return RoundedSum<acc_t>(sums);
+    } else {
+      return pairwise_of_all(op);
     }
+  }
+
+ private:
+  template <typename Op>
+  V pairwise_of_all(const Op& op) const {
     V result = pairwise<0, kRows>(op);
     for (int64_t rows = kRows; rows < kLanes<acc_t>; rows *= 2) {
       result = of_neighbours<acc_t>(result, result, op);
@@ -30,9 +42,8 @@ class RowParts {
     return result;
   }
 
- private:
   template <int kFirst, int kCount, typename Op>
-  V pairwise(Op&& op) const {
+  V pairwise(const Op& op) const {
     if constexpr (kCount == 1) {
       return parts_[kFirst];
     } else {
@@ -96,13 +107,9 @@ class RowStates {
 /// groups have the same logarithm.
 template <typename acc_t, int kRows>
 struct GroupWalk {
-  Vec<acc_t> log(const Vec<acc_t>& sums) const {
-    alignas(64) std::array<acc_t, kLanes<acc_t>> values;
-    sums.store(values.data());
-    for (int64_t row = 0; row < kRows; ++row) {
-      values[row] = std::log(values[row]);
-    }
-    return kRows == 1 ? Vec<acc_t>(values[0]) : Vec<acc_t>::loadu(values.data());
+  template <typename Sums>
+  Vec<acc_t> log(const Sums& sums) const {
+    return log_of_rows<kRows>(sums);
   }
 };
 

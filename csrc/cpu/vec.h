@@ -201,27 +201,96 @@ Vec<float> swapped(const Vec<float>& value) {
   }
 #endif
 }
+template <int kCount>
+Vec<double> swapped(const Vec<double>& value) {
+#if defined(CPU_CAPABILITY_AVX512)
+  if constexpr (kCount == 1) {
+    return _mm512_permute_pd(value, 0x55);
+  } else {
+    return _mm512_shuffle_f64x2(value, value, kCount == 2 ? 0xB1 : 0x4E);
+  }
+#elif defined(CPU_CAPABILITY_AVX2)
+  if constexpr (kCount == 1) {
+    return _mm256_permute_pd(value, 0x5);
+  } else {
+    return _mm256_permute2f128_pd(value, value, 1);
+  }
+#endif
+}
+#endif
+
+#if !defined(CPU_CAPABILITY_AVX512) && !defined(CPU_CAPABILITY_AVX2)
+template <int kCount, typename acc_t>
+Vec<acc_t> swapped(const Vec<acc_t>& value) {
+  std::array<acc_t, kLanes<acc_t>> from, to;
+  value.store(from.data());
+  for (int64_t lane = 0; lane < kLanes<acc_t>; ++lane) {
+    to[lane] = from[lane ^ kCount];
+  }
+  return Vec<acc_t>::loadu(to.data());
+}
 #endif
 
 /// The reduction of all lanes, in every lane: as of_neighbours would pair them, with half of the
-/// operations, and with fewer cycles between them.
-template <typename acc_t, typename Op>
-Vec<acc_t> of_all_lanes(Vec<acc_t> value, Op&& op) {
-#if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
-  if constexpr (std::is_same_v<acc_t, float>) {
-    value = op(value, swapped<1>(value));
-    value = op(value, swapped<2>(value));
+/// operations, and with fewer cycles between them. `Value`: a vector, or what `swapped` takes like
+/// one.
+template <typename acc_t, typename Value, typename Op>
+Value of_all_lanes(Value value, Op&& op) {
+  value = op(value, swapped<1>(value));
+  value = op(value, swapped<2>(value));
+  if constexpr (kLanes<acc_t> > 4) {
     value = op(value, swapped<4>(value));
-    if constexpr (kLanes<float> > 8) {
-      value = op(value, swapped<8>(value));
-    }
-    return value;
   }
-#endif
-  for (int64_t lanes = 1; lanes < kLanes<acc_t>; lanes *= 2) {
-    value = of_neighbours<acc_t>(value, value, op);
+  if constexpr (kLanes<acc_t> > 8) {
+    value = op(value, swapped<8>(value));
   }
   return value;
+}
+
+template <typename acc_t>
+acc_t first_lane(const Vec<acc_t>& value) {
+#if defined(CPU_CAPABILITY_AVX512)
+  if constexpr (std::is_same_v<acc_t, double>) {
+    return _mm512_cvtsd_f64(value);
+  } else {
+    return _mm512_cvtss_f32(value);
+  }
+#elif defined(CPU_CAPABILITY_AVX2)
+  if constexpr (std::is_same_v<acc_t, double>) {
+    return _mm256_cvtsd_f64(value);
+  } else {
+    return _mm256_cvtss_f32(value);
+  }
+#else
+  return value[0];
+#endif
+}
+
+/// A vector in double.
+inline std::array<Vec<double>, 2> widened(const Vec<float>& value) {
+#if defined(CPU_CAPABILITY_AVX512)
+  return {_mm512_cvtps_pd(_mm512_castps512_ps256(value)),
+          _mm512_cvtps_pd(_mm512_extractf32x8_ps(value, 1))};
+#elif defined(CPU_CAPABILITY_AVX2)
+  return {_mm256_cvtps_pd(_mm256_castps256_ps128(value)),
+          _mm256_cvtps_pd(_mm256_extractf128_ps(value, 1))};
+#else
+  const auto wide = at::vec::convert<double, 2, float, 1>(at::vec::VectorizedN<float, 1>(value));
+  return {wide[0], wide[1]};
+#endif
+}
+/// And back, rounded.
+inline Vec<double> narrowed(const std::array<Vec<double>, 1>& value) { return value[0]; }
+inline Vec<float> narrowed(const std::array<Vec<double>, 2>& value) {
+#if defined(CPU_CAPABILITY_AVX512)
+  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(value[0])),
+                            _mm512_cvtpd_ps(value[1]), 1);
+#elif defined(CPU_CAPABILITY_AVX2)
+  return _mm256_set_m128(_mm256_cvtpd_ps(value[1]), _mm256_cvtpd_ps(value[0]));
+#else
+  return at::vec::convert<float, 1, double, 2>(
+      at::vec::VectorizedN<double, 2>(value[0], value[1]))[0];
+#endif
 }
 
 /// Lane-wise maximum of `value` and `bound` that may drop a nan: exp(nan - maximum) brings it back.

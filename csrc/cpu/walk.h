@@ -7,6 +7,7 @@
 
 #include "../policies/device.h"
 #include "reduction.h"
+#include "unfinished.h"
 #include "views.h"
 
 namespace torchsoftmax::cpu {
@@ -49,6 +50,9 @@ class Walk {
   static constexpr bool kTogether = false;
   /// Whether it has merged_sum.
   static constexpr bool kMerges = false;
+  /// Whether it has `defer`, and of which sums.
+  static constexpr bool kDefers = kAlong;
+  using DeferredSum = RoundedSum<acc_t>;
   /// Whether an output holds values as they are computed.
   template <typename Out>
   static constexpr bool kExact = std::is_same_v<typename Out::element, acc_t>;
@@ -56,6 +60,14 @@ class Walk {
   /// `lead`: the lanes in use of the first vector of for_each, where they are not all.
   explicit Walk(int64_t classes, Lanes lanes = {}, int64_t lead = 0)
       : classes_(classes), lanes_(lanes), lead_(std::min(lead, classes)) {}
+  /// `unfinished`: the rows before, of which something is left to do, and this is the `last` one
+  /// with which it is done at once.
+  Walk(int64_t classes, int64_t lead, UnfinishedRows<acc_t>* unfinished, bool last)
+    requires(kAlong)
+      : Walk(classes, Lanes(), lead) {
+    unfinished_ = unfinished;
+    last_ = last;
+  }
 
   /// Calls step(i, lanes) for every vector of the row; `i` is the vector's first class.
   template <typename Step>
@@ -102,36 +114,50 @@ class Walk {
     }));
   }
 
-  /// The row's sums of each of the kTerms vectors that terms(i, lanes) returns. `kOfRatios`: of
-  /// terms of a softmax; 2^n equal ones then have an exact sum.
-  template <size_t kTerms, bool kOfRatios = false, typename Terms>
-  std::array<V, kTerms> sums(Terms&& terms) const {
-    constexpr std::array<Sum<acc_t, kOfRatios>, kTerms> kOps{};
+  /// The row's sums of each of the kTerms vectors that terms(i, lanes) returns.
+  template <size_t kTerms, SumFor kFor = SumFor::kItself, typename Terms>
+  auto sums(Terms&& terms) const {
+    constexpr std::array<SumOf<acc_t, kFor>, kTerms> kOps{};
     return reduce(kOps, kNothingBeside,
                   [&](int64_t i, auto lanes, Nothing) { return terms(i, lanes); });
   }
 
   /// The maximum of the first of both vectors that terms(i, lanes, read) returns, the sum of the
   /// second, still in parts: of each lane for itself.
-  template <bool kOfRatios, typename Read, typename Write, typename Terms>
+  template <SumFor kFor, typename Read, typename Write, typename Terms>
   std::array<V, 2> parts_of_maximum_and_sum(const Beside<Read, Write>& beside,
                                             Terms&& terms) const {
-    constexpr std::tuple<Larger, Sum<acc_t, kOfRatios>> kOps{};
+    constexpr std::tuple<Larger, SumOf<acc_t, kFor>> kOps{};
     return reduce_lanes(kOps, beside, terms);
   }
 
-  template <bool kOfRatios = false, typename Term>
-  V sum(Term&& term) const {
-    return std::get<0>(sums<1, kOfRatios>(
-        [&](int64_t i, auto lanes) { return std::array<V, 1>{term(i, lanes)}; }));
+  template <SumFor kFor = SumFor::kItself, typename Term>
+  auto sum(Term&& term) const {
+    return std::get<0>(
+        sums<1, kFor>([&](int64_t i, auto lanes) { return std::array<V, 1>{term(i, lanes)}; }));
   }
 
-  /// log of a statistic of the row.
-  V log(const V& statistic) const {
-    if constexpr (kAlong) {
-      return V(std::log(lane(statistic, 0)));
-    } else {
-      return statistic.log();
+  /// log of a sum of the row.
+  V log(const RoundedSum<acc_t>& sum) const
+    requires(kCount == 1)
+  {
+    return log_of_rows<kRows>(sum);
+  }
+  V log(const V& sum) const
+    requires(!kAlong)
+  {
+    return sum.log();
+  }
+
+  /// Calls end(walk, rows, sums, values...), sooner or later: for several rows with what was given
+  /// of each, which is then in its lane of a walk across rows.
+  template <typename End, typename... Values>
+  void defer(RowRange rows, const DeferredSum& sum, const End& end, const Values&... values) const
+    requires(kAlong)
+  {
+    unfinished_->add(sum, values...);
+    if (last_ || unfinished_->full()) {
+      end_deferred<sizeof...(values)>(rows.first, end);
     }
   }
 
@@ -245,6 +271,19 @@ class Walk {
   acc_t own(const In& view, int64_t c, int64_t row) const {
     return static_cast<acc_t>(at(view, c, row));
   }
+  /// One of each row, 0 where `classes` is less than 0. Not inlined: it is a loop over rows amid
+  /// all that is computed with vectors, for which no registers would be left.
+  template <typename In>
+  [[gnu::noinline]] V elements(const In& view, const std::array<int64_t, kRows>& classes,
+                               int64_t rows) const
+    requires(!kAlong)
+  {
+    alignas(64) std::array<acc_t, kRows> values{};
+    for (int64_t row = 0; row < rows; ++row) {
+      values[row] = classes[row] < 0 ? acc_t(0) : own(view, classes[row], row);
+    }
+    return load_across<acc_t, kCount>(values.data(), lanes_);
+  }
   /// Of an output that is not direct.
   template <typename scalar_t>
   acc_t& at(const AcrossOutput<scalar_t, acc_t, kCount>& view, int64_t c, int64_t row) const {
@@ -315,12 +354,14 @@ class Walk {
 
   template <typename Ops, typename Read, typename Write, typename Terms>
   auto reduce(const Ops& ops, const Beside<Read, Write>& beside, Terms&& terms) const {
-    auto result = reduce_lanes_inlined(ops, beside, terms);
+    const auto parts = reduce_lanes_inlined(ops, beside, terms);
     if constexpr (kAlong) {
-      unrolled<std::tuple_size_v<Ops>>(
-          [&](auto k) { result[k] = of_all_lanes<acc_t>(result[k], std::get<k>(ops)); });
+      std::array<decltype(of_lanes(parts[0], std::get<0>(ops))), parts.size()> result;
+      unrolled<parts.size()>([&](auto k) { result[k] = of_lanes(parts[k], std::get<k>(ops)); });
+      return result;
+    } else {
+      return parts;
     }
-    return result;
   }
 
   /// Each lane for itself.
@@ -329,10 +370,32 @@ class Walk {
     return reduce_lanes_inlined(ops, beside, terms);
   }
 
+  template <size_t kValues, typename End>
+  [[gnu::noinline]] void end_deferred(int64_t last_row, const End& end) const {
+    const int64_t count = unfinished_->count();
+    const Walk<acc_t, LaneOrder::kAcrossRows, 1, int64_t> across(classes_, count);
+    std::apply(
+        [&](const auto&... values) {
+          end(across, RowRange{last_row + 1 - count, count}, unfinished_->sums(), values...);
+        },
+        unfinished_->template values<kValues>());
+    unfinished_->clear();
+  }
+
   template <size_t k, typename Ops, typename Partial>
   [[gnu::always_inline]] static V of_four(const Ops& ops, const Partial& partial) {
     const auto& op = std::get<k>(ops);
-    return op(op(partial[3][k], partial[2][k]), op(partial[1][k], partial[0][k]));
+    constexpr bool kLanesInDouble = kAlong && std::is_same_v<acc_t, float>;
+    if constexpr (std::is_same_v<std::decay_t<decltype(op)>, PlusForLog> && !kLanesInDouble) {
+      return of_vectors(
+          [](const auto& a, const auto& b, const auto& c, const auto& d) {
+            using Parts = TwoParts<std::decay_t<decltype(a)>>;
+            return (Parts::sum(a, b) + Parts::sum(c, d)).rounded();
+          },
+          partial[3][k], partial[2][k], partial[1][k], partial[0][k]);
+    } else {
+      return op(op(partial[3][k], partial[2][k]), op(partial[1][k], partial[0][k]));
+    }
   }
 
   // Where GCC decides, it leaves this out of softmax across rows, which then takes 1.3 times as
@@ -411,6 +474,8 @@ class Walk {
   int64_t classes_;
   Lanes lanes_;
   int64_t lead_;
+  UnfinishedRows<acc_t>* unfinished_ = nullptr;
+  bool last_ = false;
 };
 
 }  // namespace torchsoftmax::cpu

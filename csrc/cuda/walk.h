@@ -21,6 +21,7 @@ class WalkBase {
   static constexpr int64_t kRows = 1;
   static constexpr bool kTogether = true;
   static constexpr bool kMerges = true;
+  static constexpr bool kDefers = false;
   template <typename Out>
   static constexpr bool kExact = std::is_same_v<typename Out::element, acc_t>;
 
@@ -157,7 +158,7 @@ class Reductions : public WalkBase<Walk, V, Group> {
   }
 
   /// The row's sums of each of the kTerms values that terms(i, place) returns.
-  template <size_t kTerms, typename Terms>
+  template <size_t kTerms, SumFor = SumFor::kItself, typename Terms>
   __device__ __forceinline__ std::array<V, kTerms> sums(Terms&& terms) const {
     // Several sums round less than one: side by side, which also hides the latency of the
     // addition, and one after the other.
@@ -215,7 +216,7 @@ class Reductions : public WalkBase<Walk, V, Group> {
     }
   }
 
-  template <typename Term>
+  template <SumFor = SumFor::kItself, typename Term>
   __device__ __forceinline__ V sum(Term&& term) const {
     return sums<1>([&](int64_t i, auto place) { return std::array<V, 1>{term(i, place)}; })[0];
   }

@@ -114,6 +114,34 @@ TORCHSOFTMAX_FN auto state_of(const Walk& walk, const Row& row, const Losses& lo
   return RowState<std::decay_t<decltype(differences)>, V>{differences, log_sum, V(0)};
 }
 
+/// Calls end(walk, rows, state, max, more...) with the state of rows whose sum is now known: at
+/// once, or later for several of them, which takes a fraction of the time. `of` is the class whose
+/// thread has what it needs of a row.
+template <typename Walk, typename Logits, typename Sum, typename State, typename End, typename V,
+          typename... More>
+TORCHSOFTMAX_FN void end_rows(const Walk& walk, int64_t of, RowRange rows, const Logits& logits,
+                              const Sum& sum, bool needs_log, State& state, const End& end,
+                              const V& max, const More&... more) {
+  state.sum = sum;
+  if constexpr (Walk::kDefers) {
+    state.log_sum = needs_log ? walk.log(sum) : V(0);
+    walk.defer(
+        rows, sum,
+        [&](const auto& walk, RowRange rows, const auto& sums, const auto& max,
+            const auto&... more) {
+          const auto differences = logits.of_row(max).differences();
+          RowState<std::decay_t<decltype(differences)>, std::decay_t<decltype(max)>> of_all;
+          of_all.logits = differences;
+          of_all.log_sum = walk.log(sums);
+          end(walk, rows, of_all, max, more...);
+        },
+        max, more...);
+  } else {
+    state.log_sum = walk.log(sum);
+    walk.by_one(of, [&] { end(walk, rows, state, max, more...); });
+  }
+}
+
 /// Writes the statistics and the losses of the rows, with the z-loss; 0 in the lanes in which
 /// `valid` is 0. By one thread.
 template <typename Walk, typename Losses, typename State>
@@ -171,12 +199,17 @@ struct IndexRow : Policy {
     const V picked = V(smoothing.target) * weight;
     const bool forward = loss_rows.forward();
     const bool keeps = kKeeps && kHasRoom<Keep> && forward && loss_rows.with_gradient();
+    constexpr bool kTermsAgain = kWork == Work::kLossAndGradient && !kHasRoom<Keep>;
 
     // Only the thread that works on the target has its logit, and what follows from it. Read here,
     // so that nobody waits for it later; of rows across, where waiting for so many would take
     // longer, when a first pass has fetched them, and before terms may take their place.
     const auto logit_of_target = [&] {
-      return of_rows([&](int64_t c, int64_t lane) { return walk.own(input, c, lane); });
+      if constexpr (Walk::kRows > 1) {
+        return walk.elements(input, targets.index, rows.count);
+      } else {
+        return of_rows([&](int64_t c, int64_t lane) { return walk.own(input, c, lane); });
+      }
     };
     V x_target(0);
     if (Walk::kRows == 1 || !forward) {
@@ -208,44 +241,38 @@ struct IndexRow : Policy {
           return row.term(value);
         }
       };
-      V max, dot(0);
+      const auto summed_up = [&](const V& max, const auto& sum, const V& dot) {
+        const bool needs_log = loss_rows.with_gradient() && !keeps && !kTermsAgain;
+        end_rows(walk, targets.index[0], rows, logits, sum, needs_log || loss_rows.z_loss != 0,
+                 state, ending(), max, x_target, picked, valid, dot);
+      };
       if constexpr (kSmooth) {
-        max = maximum(largest);
+        const V max = maximum(largest);
         const auto row = logits_of(max);
         state.logits = row.differences();
-        const auto sums = walk.template sums<2>([&](int64_t i, auto lanes) {
+        const auto sums = walk.template sums<2, SumFor::kLog>([&](int64_t i, auto lanes) {
           const V value = row.value(input.load(i, lanes));
           const V z = row.shifted(value);
           return std::array<V, 2>{exponential(row, i, value, lanes),
                                   z * walk.per_class(smoothing.weight, i, lanes)};
         });
-        state.sum = sums[0];
-        dot = sums[1];
+        summed_up(max, sums[0], sums[1]);
       } else if constexpr (Walk::kMerges && !Logits::kCapped) {
         const auto found =
             walk.merged_sum(largest, logits_of, [&](const auto& row, int64_t i, auto lanes) {
               return exponential(row, i, row.value(input.load(i, lanes)), lanes);
             });
-        max = found.max;
         state.logits = found.row.differences();
-        state.sum = found.sum;
+        summed_up(found.max, found.sum, V(0));
       } else {
-        max = maximum(largest);
+        const V max = maximum(largest);
         const auto row = logits_of(max);
         state.logits = row.differences();
-        state.sum = walk.sum([&](int64_t i, auto lanes) {
+        const auto sum = walk.template sum<SumFor::kLog>([&](int64_t i, auto lanes) {
           return exponential(row, i, row.value(input.load(i, lanes)), lanes);
         });
+        summed_up(max, sum, V(0));
       }
-      state.log_sum = walk.log(state.sum);
-      walk.by_one(targets.index[0], [&] {
-        const V z_target = state.logits.shifted(state.logits.value(x_target));
-        V loss = picked * (state.log_sum - z_target);
-        if constexpr (kSmooth) {
-          loss = loss + V(smoothing.each_class) * (V(*smoothing.weight_sum) * state.log_sum - dot);
-        }
-        write_losses(walk, loss_rows, rows, max, state, loss, valid);
-      });
     }
     if (!loss_rows.with_gradient()) {
       return;
@@ -263,7 +290,9 @@ struct IndexRow : Policy {
     // The target's entry, with q_target subtracted before rounding.
     const auto entry_of_target = [&] {
       const V value_target = state.logits.value(x_target);
-      const V p = exp_nonpositive(state.logits.shifted(value_target) - state.log_sum);
+      const V z = state.logits.shifted(value_target);
+      const V p = kTwoParts && forward ? exp_nonpositive(z) / state.sum
+                                       : exp_nonpositive(z - state.log_sum);
       return state.logits.times_slope(grad * (mass * p - q_target), value_target);
     };
     const V* some_valid = targets.all ? nullptr : &valid;
@@ -295,6 +324,20 @@ struct IndexRow : Policy {
   }
 
  private:
+  /// What is left to do in rows that are summed up: their losses.
+  TORCHSOFTMAX_FN auto ending() const {
+    return [this](const auto& walk, RowRange rows, const auto& state, const auto& max,
+                  const auto& x_target, const auto& picked, const auto& valid, const auto& dot) {
+      using V = typename std::decay_t<decltype(walk)>::V;
+      const auto z_target = state.logits.exactly_shifted(state.logits.value(x_target));
+      V loss = picked * difference(state.log_sum, z_target);
+      if constexpr (kSmooth) {
+        loss = loss + V(smoothing.each_class) * (V(*smoothing.weight_sum) * state.log_sum - dot);
+      }
+      write_losses(walk, loss_rows, rows, max, state, loss, valid);
+    };
+  }
+
   /// As many are different numbers of acc_t.
   static constexpr int64_t kExactClasses = int64_t{1} << std::numeric_limits<acc_t>::digits;
 
@@ -348,8 +391,16 @@ struct IndexRow : Policy {
   TORCHSOFTMAX_FN void leave_out(const Walk& walk, RowRange rows, const Out& out) const {
     using V = typename Walk::V;
     if (loss_rows.forward()) {
-      for (acc_t* values : {loss_rows.loss, loss_rows.max, loss_rows.log_sum}) {
-        walk.store_rows(values, rows, V(0));
+      if constexpr (Walk::kDefers) {
+        RowState<decltype(logits.of_row(V(0)).differences()), V> state;
+        const typename Walk::DeferredSum one(1);
+        const V zero(0);
+        end_rows(walk, -1, rows, logits, one, /*needs_log=*/false, state, ending(), zero, zero,
+                 zero, zero, zero);
+      } else {
+        for (acc_t* values : {loss_rows.loss, loss_rows.max, loss_rows.log_sum}) {
+          walk.store_rows(values, rows, V(0));
+        }
       }
     }
     if (loss_rows.with_gradient()) {
@@ -384,7 +435,7 @@ struct ProbabilityRow : Policy {
     auto state = state_of(walk, row, loss_rows, rows);
     V mass(0);
     if (forward) {
-      const auto sums = walk.template sums<3>([&](int64_t i, auto lanes) {
+      const auto sums = walk.template sums<3, SumFor::kLog>([&](int64_t i, auto lanes) {
         const V value = row.value(input.load(i, lanes));
         const V z = row.shifted(value);
         const V q = q_of(i, lanes);
@@ -396,12 +447,9 @@ struct ProbabilityRow : Policy {
         }
         return std::array<V, 3>{e, q * z, q};
       });
-      state.sum = sums[0];
-      state.log_sum = walk.log(state.sum);
       mass = sums[2];
-      walk.by_one(-1, [&] {
-        write_losses(walk, loss_rows, rows, max, state, mass * state.log_sum - sums[1], V(1));
-      });
+      const bool needs_log = (loss_rows.with_gradient() && !keeps) || loss_rows.z_loss != 0;
+      end_rows(walk, -1, rows, logits, sums[0], needs_log, state, ending(), max, mass, sums[1]);
     } else {
       mass = walk.sum(q_of);
     }
@@ -425,6 +473,16 @@ struct ProbabilityRow : Policy {
       const V result = grad * fmsub(p, mass, q_of(i, lanes));
       out.store(i, state.logits.times_slope(result, value), lanes);
     });
+  }
+
+ private:
+  /// What is left to do in rows that are summed up: their losses.
+  TORCHSOFTMAX_FN auto ending() const {
+    return [this](const auto& walk, RowRange rows, const auto& state, const auto& max,
+                  const auto& mass, const auto& dot) {
+      using V = typename std::decay_t<decltype(walk)>::V;
+      write_losses(walk, loss_rows, rows, max, state, mass * state.log_sum - dot, V(1));
+    };
   }
 };
 

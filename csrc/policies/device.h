@@ -46,9 +46,13 @@ inline constexpr bool kHasRoom = !std::is_same_v<Keep, NoRoom>;
 inline constexpr bool kLossesByWork = true;
 /// Whether masked logits that nothing else is done to have kernels of their own.
 inline constexpr bool kPlainMasked = false;
+/// Whether losses are rounded once, and the target's entry of a gradient is its exponential over
+/// the sum. Not yet on a GPU, where it has not been run.
+inline constexpr bool kTwoParts = false;
 #else
 inline constexpr bool kLossesByWork = false;
 inline constexpr bool kPlainMasked = true;
+inline constexpr bool kTwoParts = true;
 #endif
 
 inline constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
@@ -58,6 +62,10 @@ template <typename T>
 TORCHSOFTMAX_EVERYWHERE T over(T value, T normalizer) {
   return value / normalizer + T(0) / normalizer;
 }
+
+/// What a row's sum is for. kRatio and kLog: of exponentials, which are divided by it, or its
+/// logarithm is taken.
+enum class SumFor { kItself, kRatio, kLog };
 
 /// The rows that one call of a policy works on.
 struct RowRange {

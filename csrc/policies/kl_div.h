@@ -29,12 +29,13 @@ struct DivergenceRow : Policy {
     const V max_x = walk.maximum([&](int64_t i, auto lanes) { return input.load(i, lanes); });
     const V max_y = walk.maximum([&](int64_t i, auto lanes) { return target.load(i, lanes); });
     const auto of_x = logits.of_row(max_x), of_y = logits.of_row(max_y);
-    const auto [sum_x, sum_y, ratio] = walk.template sums<3>([&](int64_t i, auto lanes) {
-      const V x = of_x.shifted(input.load(i, lanes));
-      const V y = of_y.shifted(target.load(i, lanes));
-      const V q = exp_nonpositive(y);
-      return std::array<V, 3>{exp_nonpositive(x), q, times_log_ratio(q, y - x)};
-    });
+    const auto [sum_x, sum_y, ratio] =
+        walk.template sums<3, SumFor::kLog>([&](int64_t i, auto lanes) {
+          const V x = of_x.shifted(input.load(i, lanes));
+          const V y = of_y.shifted(target.load(i, lanes));
+          const V q = exp_nonpositive(y);
+          return std::array<V, 3>{exp_nonpositive(x), q, times_log_ratio(q, y - x)};
+        });
     const V log_x = walk.log(sum_x), log_y = walk.log(sum_y);
     const std::array<V, 5> values{max_x, log_x, max_y, log_y, ratio / sum_y};
     for (size_t k = 0; k < values.size(); ++k) {

@@ -8,13 +8,14 @@
 // `term(value)` is the same for a sum: it may be 0 where it is below the smallest normal number.
 // `rescaling(max)` is what terms of another row, with that maximum, are multiplied with to be terms
 // of this one.
+// `exactly_shifted(value)` is `shifted(value)` in two parts, as far as the second is known.
 // `differences()` is what a row takes for all of them but exponentials.
 // `of_ratio` is `of_row` where only the ratio of exponentials matters: all may have a factor that
 // is the row's own.
 
 #include <cmath>
 
-#include "device.h"
+#include "exact.h"
 
 namespace torchsoftmax::TORCHSOFTMAX_DEVICE {
 
@@ -28,6 +29,9 @@ struct PlainRow {
 
   TORCHSOFTMAX_FN V value(const V& x) const { return x; }
   TORCHSOFTMAX_FN V shifted(const V& value) const { return value - max; }
+  TORCHSOFTMAX_FN TwoParts<V> exactly_shifted(const V& value) const {
+    return TwoParts<V>::sum(value, V(0) - max);
+  }
   TORCHSOFTMAX_FN V exponential(const V& value) const { return exp_nonpositive(shifted(value)); }
   TORCHSOFTMAX_FN V term(const V& value) const { return exp_term(shifted(value)); }
   TORCHSOFTMAX_FN V rescaling(const V& max_value) const { return exponential(max_value); }
@@ -91,6 +95,9 @@ struct PlainRow {
     }
     V value(const V& x) const { return x; }
     V shifted(const V& value) const { return value - max; }
+    TwoParts<V> exactly_shifted(const V& value) const {
+      return TwoParts<V>::sum(value, V(0) - max);
+    }
     V times_slope(const V& gradient, const V&) const { return gradient; }
   };
   Differences differences() const { return {max}; }
@@ -188,6 +195,9 @@ struct ScaledLogits {
     /// Of halves, for the difference of finite values may overflow where it is then divided by T.
     TORCHSOFTMAX_FN V shifted(const V& value) const {
       return scaled(fmsub(value, V(acc_t(0.5)), half_max_value));
+    }
+    TORCHSOFTMAX_FN TwoParts<V> exactly_shifted(const V& value) const {
+      return {shifted(value), V(0)};
     }
     TORCHSOFTMAX_FN V exponential(const V& value) const { return exp_nonpositive(shifted(value)); }
     TORCHSOFTMAX_FN V term(const V& value) const { return exp_term(shifted(value)); }

@@ -28,7 +28,7 @@ struct ShiftedLogits {
 template <typename Logits>
 struct Softmax : ShiftedLogits<Logits> {
   static constexpr bool kKeeps = true;
-  static constexpr bool kOfRatios = true;
+  static constexpr SumFor kSumFor = SumFor::kRatio;
   static constexpr double kNothing = 0;
 
   template <typename V>
@@ -90,7 +90,7 @@ struct Softmax : ShiftedLogits<Logits> {
 template <typename Logits>
 struct LogSoftmax : ShiftedLogits<Logits> {
   static constexpr bool kKeeps = false;
-  static constexpr bool kOfRatios = false;
+  static constexpr SumFor kSumFor = SumFor::kLog;
   static constexpr double kNothing = kMinusInfinity;
 
   template <typename V>
@@ -114,11 +114,13 @@ struct LogSoftmax : ShiftedLogits<Logits> {
                            const Mask&... mask) const {
     return row.term(this->value_of(row, i, lanes, input, mask...));
   }
-  template <typename Walk, typename Row, typename V, typename Keep>
-  TORCHSOFTMAX_FN auto result_of(const Walk& walk, const Row& row, const V& sum,
+  template <typename Walk, typename Row, typename Sum, typename Keep>
+  TORCHSOFTMAX_FN auto result_of(const Walk& walk, const Row& row, const Sum& sum,
                                  const Keep&) const {
     const auto differences = row.differences();
-    return Result<std::decay_t<decltype(differences)>, V>{differences, walk.log(sum)};
+    const auto log_sum = walk.log(sum);
+    return Result<std::decay_t<decltype(differences)>, std::decay_t<decltype(log_sum)>>{differences,
+                                                                                        log_sum};
   }
   template <typename Row, typename V, typename Lanes, typename Keep, typename In, typename... Mask>
   TORCHSOFTMAX_FN V value(const Result<Row, V>& result, int64_t i, Lanes lanes, const Keep&,

@@ -6,7 +6,7 @@
 //   add(row, i, lanes, keep, input, mask...) the vector that is summed up; it may be kept
 //   result_of(walk, row, sum, keep)          what is known with the sum
 //   value(result, i, lanes, keep, input, mask...)  the output
-//   kKeeps and kOften; kOfRatios: of the terms only ratios matter, which may be off by a factor;
+//   kKeeps and kOften; kSumFor, where kRatio: terms may all be off by a factor;
 //   kNothing: the output where an entry takes no part.
 // Where there is no room to keep anything, `keep` is NoRoom; where there is, what is kept is terms,
 // and the result is what they are to be multiplied with.
@@ -20,7 +20,7 @@ struct Staged : Policy, Stages {
   static constexpr bool kKeeps = Stages::kKeeps;
   static constexpr bool kDirect = true;
   static constexpr bool kOften = Stages::kOften;
-  static constexpr bool kOfRatios = Stages::kOfRatios;
+  static constexpr SumFor kSumFor = Stages::kSumFor;
   static constexpr bool kStaged = true;
 
   explicit Staged(const Stages& stages) : Stages(stages) {}
@@ -51,7 +51,7 @@ struct Staged : Policy, Stages {
       }
     } else {
       const auto row = this->row_of(walk.maximum(largest));
-      const auto sum = walk.template sum<kOfRatios>(
+      const auto sum = walk.template sum<kSumFor>(
           [&](int64_t i, auto lanes) { return this->add(row, i, lanes, keep, input, mask...); });
       write(walk, rows, keep, out, sum, this->result_of(walk, row, sum, keep), input, mask...);
     }

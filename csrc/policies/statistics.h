@@ -52,7 +52,7 @@ struct StatisticsRow : Policy {
     };
     const V row_max = walk.maximum([&](int64_t i, auto lanes) { return part(i, lanes); });
     const auto row_logits = logits.of_row(row_max);
-    const auto [sum, weighted] = walk.template sums<2>([&](int64_t i, auto lanes) {
+    const auto [sum, weighted] = walk.template sums<2, SumFor::kLog>([&](int64_t i, auto lanes) {
       const V z = row_logits.shifted(row_logits.value(part(i, lanes)));
       const V e = exp_nonpositive(z);
       return std::array<V, 2>{e, times_log(e, z)};
