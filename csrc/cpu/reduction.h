@@ -79,18 +79,22 @@ struct RoundedSum : Vec<acc_t> {
   }
 };
 
+/// Of a long row, without errors that grow with its length where terms are equal.
+struct PlusInChunks : Plus {
+  static constexpr int64_t kRun = 32;
+};
+
 /// Next to the largest term of a softmax, which is 1, every addition rounds the others. So the
 /// lanes of a vector are added in double, and where partial sums are all there is to reduce, they
 /// are in two parts.
-struct PlusForLog : Plus {
-  static constexpr int64_t kRun = 32;
-};
+struct PlusForLog : PlusInChunks {};
 
 /// What terms of such a sum are added with.
 template <typename acc_t, SumFor kFor>
 using SumOf = std::conditional_t<
     kFor == SumFor::kLog, PlusForLog,
-    std::conditional_t<kFor == SumFor::kRatio && kScaledTerms<acc_t>, PlusInPairs, Plus>>;
+    std::conditional_t<kFor == SumFor::kItself, Plus,
+                       std::conditional_t<kScaledTerms<acc_t>, PlusInPairs, PlusInChunks>>>;
 
 template <int kCount, typename V>
 TwoParts<V> swapped(const TwoParts<V>& value) {
