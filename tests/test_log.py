@@ -15,9 +15,9 @@ import torchsoftmax
 # of rows in chunks.
 CLASSES = [*range(33, 700), 1000, 1023, 2048, 2049, 4100, 8192, 20000]
 
-on_cpu = pytest.mark.skipif(
-    sums_by_layout("cpu"), reason="a GPU's kernels add in float32 and round losses as native's do"
-)
+# A GPU's kernels, here run on the CPU, add in float32 and round each step, as native does:
+# kTwoParts in csrc/policies/device.h.
+IN_TWO_PARTS = not sums_by_layout("cpu")
 
 
 def units(got: Tensor, exact: Tensor) -> Tensor:
@@ -46,7 +46,6 @@ def test_logarithm_of_a_sum(rows: int) -> None:
     assert units(torch.stack(of_losses), exact).max() <= 0.501
 
 
-@on_cpu
 @pytest.mark.kernels
 @pytest.mark.parametrize("dim", [0, 1])
 @pytest.mark.parametrize("classes", [3, 40, 1000])
@@ -62,18 +61,17 @@ def test_loss_is_rounded_once(dtype: torch.dtype, classes: int, dim: int) -> Non
     target = torch.full((500,), 2)
     losses = torchsoftmax.cross_entropy(given, target, reduction="none")
     if dtype == torch.float32:
-        assert units(losses, exact).max() <= 0.51
+        assert units(losses, exact).max() <= (0.51 if IN_TWO_PARTS else 1)
     else:  # which float64 cannot tell
         assert units(losses, exact).max() <= 1
 
 
-@on_cpu
 @pytest.mark.kernels
 def test_error_of_confident_losses() -> None:
     """With few terms that matter, of which one is 1, each addition to it rounds the others.
 
     In units of eps, three draws on three instruction sets: at most 1.72, 0.20 in the mean. With all
-    additions in float32 it is 2.08 and 0.41, as native's.
+    additions in float32 it is 2.08 and 0.41, as native's, and 2.19 and 0.41 of a GPU's kernels.
     """
     torch.manual_seed(0)
     logits = 30 * torch.randn(20000, 1000)
@@ -81,5 +79,5 @@ def test_error_of_confident_losses() -> None:
     exact = torchsoftmax.cross_entropy(logits.double(), target, reduction="none")
     losses = torchsoftmax.cross_entropy(logits, target, reduction="none")
     errors = (losses.double() - exact).abs() / (exact.clamp(min=1) * torch.finfo(torch.float32).eps)
-    assert errors.max() < 1.8
-    assert errors.square().mean().sqrt() < 0.22
+    assert errors.max() < (1.8 if IN_TWO_PARTS else 2.3)
+    assert errors.square().mean().sqrt() < (0.22 if IN_TWO_PARTS else 0.42)
