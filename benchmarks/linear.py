@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import re
 import subprocess
@@ -178,7 +179,8 @@ def of_processors(results: list[Result]) -> str:
     return " and ".join(sorted({result.processor for result in results}))
 
 
-def write(results: list[Result], folder: Path, threads: int) -> str:
+def write(results: list[Result], folder: Path, threads: int) -> None:
+    """The results and the machine they are of."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "linear.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Result)], lineterminator="\n")
@@ -197,8 +199,15 @@ def write(results: list[Result], folder: Path, threads: int) -> str:
     }
     machine = {key: value for key, value in machine.items() if value != ""}
     (folder / "linear.json").write_text(json.dumps(machine, indent=2) + "\n")
+
+
+def render(folder: Path) -> str:
+    """Makes the table and the picture of a folder from its CSV; returns the table."""
+    results = read(folder / "linear.csv")
+    machine = json.loads((folder / "linear.json").read_text())
     text = table(results) + "\nmachine: " + ", ".join(f"{k} {v}" for k, v in machine.items()) + "\n"
     (folder / "linear.md").write_text(text)
+    draw(results, folder / "linear.png")
     return text
 
 
@@ -210,10 +219,11 @@ def table(results: list[Result]) -> str:
     for r in results:
         if Problem(r.rows, r.features, r.classes, r.dtype).listed:
             name = f"{r.rows}×{r.features} → {r.classes}, {r.dtype}"
-            error = f"{r.error_eps:.2g}" + ", wrong" * r.wrong
+            peak = "–" if math.isnan(r.peak_mb) else f"{r.peak_mb:.0f}"
+            products = r.contender.startswith(PRODUCTS)
+            error = "–" if products else f"{r.error_eps:.2g}" + ", wrong" * r.wrong
             lines.append(
-                f"| {name} | {r.contender} | {r.seconds:.3g} | {r.ratio:.2f} | {r.peak_mb:.0f} "
-                f"| {error} |"
+                f"| {name} | {r.contender} | {r.seconds:.3g} | {r.ratio:.2f} | {peak} | {error} |"
             )
     lines += [
         "",
@@ -223,6 +233,9 @@ def table(results: list[Result]) -> str:
         "the largest of the loss and of the gradients of 64 rows and 64 classes against float64, "
         "in units of the dtype's eps of each result's largest value, "
         f"*wrong* beyond {TOLERANCE_EPS:g}. "
+        "*plain*: `F.cross_entropy(F.linear(input, weight), target)`; "
+        "*compile*: the same by `torch.compile` for exactly this shape; "
+        f"*tuned*: with memory in huge pages (`{SWITCH}=1`). "
         "*ignored*: of the targets, whose rows reach no product. "
         "*three products*: the matrix products of the plain form alone, into memory that is there; "
         "*new gradients tuned*: those of the gradients into new memory, in huge pages. "
@@ -232,12 +245,14 @@ def table(results: list[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-COLOURS = {
-    "ours": "#b30000",
-    "plain": "#222222",
-    "plain tuned": "#888888",
-    "compile": "#3182bd",
-    "native chunks": "#e6a000",
+# Of the contenders in the picture: their colour, line and place, lowest first. What is as large as
+# another is drawn under it, as a wider line.
+STYLES: dict[str, dict[str, object]] = {
+    "plain": {"color": "#222222", "linewidth": 4.5, "markersize": 10},
+    "plain tuned": {"color": "#9a9a9a", "linestyle": "--"},
+    "compile": {"color": "#3182bd"},
+    "native chunks": {"color": "#e6a000"},
+    "ours": {"color": "#b30000"},
 }
 
 
@@ -246,7 +261,7 @@ def draw(results: list[Result], path: Path) -> None:
     picture = Picture(figsize=(10, 7), layout="constrained")
     axes = picture.subplots(2, 2, sharex=True, sharey="row")
     for dtype, column in zip(("float32", "bfloat16"), axes.T, strict=True):
-        for name, colour in COLOURS.items():
+        for name, style in STYLES.items():
             line = sorted(
                 (r.classes, r.seconds, r.peak_mb, r.wrong)
                 for r in results
@@ -257,9 +272,7 @@ def draw(results: list[Result], path: Path) -> None:
                 axis.loglog(
                     [point[0] for point in line],
                     [point[values] for point in line],
-                    "o-",
-                    color=colour,
-                    label=name,
+                    **{"marker": "o", "linestyle": "-", "label": name} | style,
                 )
                 axis.loglog(
                     [point[0] for point in wrong],
@@ -308,8 +321,8 @@ def main(argv: list[str] | None = None) -> int:
         measured = measure(problem, options.rounds, options.threads, compiled=not options.quick)
         known[tuple(asdict(problem).values())] = measured
         everything = [r for key in sorted(known) for r in known[key]]
-        text = write(everything, options.output, options.threads)  # each time: a break loses none
-    draw(everything, options.output / "linear.png")
+        write(everything, options.output, options.threads)  # each time: a break loses none
+    text = render(options.output)
     refresh(options.output)
     print(text)
     return 0

@@ -1,11 +1,14 @@
-"""``python -m benchmarks.pages``: every table and picture from the CSV, and the pages with them."""
+"""``python -m benchmarks.pages``: tables and pictures from the CSV files, and the pages with them.
+
+Those of ``benchmarks``, ``benchmarks.accuracy`` and ``benchmarks.linear``.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from benchmarks import picture, report, targets, traffic, vocabulary
+from benchmarks import accuracy, linear, picture, report, targets, traffic, vocabulary
 from benchmarks.measure import Figure
 from benchmarks.sections import RESULTS, refresh
 
@@ -37,4 +40,6 @@ def render(folder: Path) -> None:
 
 if __name__ == "__main__":
     render(RESULTS)
+    accuracy.render(RESULTS)
+    linear.render(RESULTS)
     refresh(RESULTS)

@@ -61,7 +61,7 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert lines[2] == "| a case | 10 | 3.00 | 3.00 | 3.00 | **0.50** | 3.00 | 3.00 | 50% |"
 
 
-def test_sources_of_every_derivative() -> None:
+def test_every_derivative_is_measured() -> None:
     """All functions are measured but the one that is the other."""
     measured = {case.ours.__name__ for case in benchmark.CASES}
     assert measured == set(benchmark.derivatives.__all__) - {"softmax_jvp"}

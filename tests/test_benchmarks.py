@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gradient_filter, linear, report, sections, targets
+from benchmarks import accuracy, gradient_filter, linear, report, sections, targets
 from benchmarks.__main__ import with_earlier
 from benchmarks.cases import OPS
 from benchmarks.measure import Figure
@@ -166,6 +167,19 @@ def test_marked_sections_are_those_of_the_result_files() -> None:
     for page in ("README.md", "docs/performance.md", "docs/design.md"):
         content = (ROOT / page).read_text()
         assert refreshed(content) == content
+
+
+def test_tables_are_those_of_the_figures(tmp_path: Path) -> None:
+    """Of the committed results: errors, and the output layer."""
+    for name in ("accuracy.csv", "linear.csv", "linear.json"):
+        shutil.copy(sections.RESULTS / name, tmp_path)
+    accuracy.render(tmp_path)
+    linear.render(tmp_path)
+    for name in ("accuracy.md", "accuracy-overview.md", "linear.md"):
+        assert (tmp_path / name).read_text() == (sections.RESULTS / name).read_text(), name
+    accuracy.write_csv(accuracy.read_csv(tmp_path), tmp_path / "again")
+    again = (tmp_path / "again" / "accuracy.csv").read_text()
+    assert again == (tmp_path / "accuracy.csv").read_text()
 
 
 def test_pages_are_refreshed_from_the_folder_that_they_name(

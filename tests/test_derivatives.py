@@ -253,14 +253,16 @@ def test_special_rows_are_natives(function: str, row: list[float], device: str) 
 
 
 def test_special_rows_of_cross_entropy(device: str) -> None:
-    rows = [[0.0, nan, 1.0], [-inf] * 3, [0.0, -inf, 1.0]]
+    rows = [[0.0, nan, 1.0], [-inf] * 3, [0.0, inf, 1.0], [0.0, -inf, 1.0]]
     x = torch.tensor(rows, dtype=torch.float64, device=device)
-    target = torch.arange(3, device=device)
+    target = torch.tensor([0, 1, 0, 2], device=device)
     gradient = derivatives.cross_entropy_gradient(x, target)
     matrix = derivatives.cross_entropy_hessian(x, target)
-    assert gradient[:2].isnan().all() and matrix[:2].isnan().all()
-    assert_same(gradient[2, ::2], derivatives.cross_entropy_gradient(x[2, ::2], target[1]))
-    assert gradient[2, 1] == 0 and (matrix[2, 1] == 0).all()
+    assert gradient[:3].isnan().all() and matrix[:3].isnan().all()
+    at_infinity = torch.tensor([1], device=device)
+    assert derivatives.cross_entropy_gradient(x[2:3], at_infinity).isnan().all()
+    assert_same(gradient[3, ::2], derivatives.cross_entropy_gradient(x[3, ::2], at_infinity[0]))
+    assert gradient[3, 1] == 0 and (matrix[3, 1] == 0).all()
 
 
 @pytest.mark.parametrize("function", ["softmax_jacobian", "log_softmax_jacobian"])

@@ -242,6 +242,34 @@ FAMILY_CASES = [
         for mask, dtype in ((INTEGERS, "Long"), (X, "Float"), (INTEGERS.byte(), "Byte"))
     ),
     *(
+        case(
+            name,
+            RuntimeError,
+            "mask on device cpu like input, got meta",
+            1,
+            mask=torch.ones(2, 3, dtype=torch.bool, device="meta"),
+        )
+        for name in MASKED
+    ),
+    case(
+        "selective_log_softmax",
+        RuntimeError,
+        "indices on device cpu like input, got meta",
+        TARGET.unsqueeze(1).to("meta"),
+    ),
+    case(
+        "softmax_statistics",
+        RuntimeError,
+        "indices on device cpu like input, got meta",
+        TARGET.to("meta"),
+    ),
+    case(
+        "kl_div_with_logits",
+        RuntimeError,
+        "target on device cpu like input, got meta",
+        X.to("meta"),
+    ),
+    *(
         case(name, RuntimeError, MASK_SHAPE.format(list(shape)), 1, mask=torch.ones(shape) > 0)
         for name in MASKED
         for shape in ((2,), (3, 3), (1, 2, 3), (2, 6))
@@ -362,6 +390,12 @@ LINEAR_CASES = [
                 "linear_bias of dtype Float to match input, got Double",
                 (LINEAR, TARGET),
                 {"linear_bias": torch.ones(4).double()},
+            ),
+            (
+                RuntimeError,
+                "target on device cpu like input, got meta",
+                (LINEAR, TARGET.to("meta")),
+                {},
             ),
             (ValueError, "chunk_size to be positive, got 0", (LINEAR, TARGET), {"chunk_size": 0}),
             (

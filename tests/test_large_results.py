@@ -200,11 +200,17 @@ def test_a_wrong_amount_is_refused(megabytes: str) -> None:
 
 @keeps
 def test_a_fork_while_another_thread_gives_memory_back() -> None:
-    """The child, which has that thread's lock but not the thread, does not wait for it."""
+    """The child, which has that thread's lock but not the thread, does not wait for it.
+
+    It has a tensor of its own: autograd locks a tensor that requires a gradient while it is sliced,
+    and PyTorch does not hold that lock over a fork.
+    """
     program = f"""
 import os, signal, threading, torch, torchsoftmax
 torch.set_num_threads(1)
 x = torch.zeros({LARGE}, requires_grad=True)
+own = torch.zeros(700, {LARGE[1]})
+torchsoftmax.softmax(x, -1).sum().backward()  # what is made once is there
 done = threading.Event()
 def work():
     while not done.is_set():
@@ -216,8 +222,8 @@ try:
     for _ in range(30):
         child = os.fork()
         if child == 0:
-            signal.alarm(20)
-            torchsoftmax.softmax(x[:700], -1)
+            signal.alarm(60)
+            torchsoftmax.softmax(own, -1)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
 finally:

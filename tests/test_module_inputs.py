@@ -11,17 +11,15 @@ import torch
 from cases import DTYPES
 from test_contract import assert_near
 from torch import Tensor, nn
-
-import torchsoftmax
-
-pytest.importorskip("expecttest", reason="PyTorch's test suite imports it")
-from torch.testing._internal.common_modules import (  # noqa: E402
+from torch.testing._internal.common_modules import (
     FunctionInput,
     ModuleErrorEnum,
     ModuleInfo,
     ModuleInput,
     module_db,
 )
+
+import torchsoftmax
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,12 +14,10 @@ import torch.nn.functional as F
 from cases import devices
 from test_contract import assert_near, every_dtype
 from torch import Tensor
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.opinfo.core import OpInfo, SampleInput
 
 import torchsoftmax
-
-pytest.importorskip("expecttest", reason="PyTorch's test suite imports it")
-from torch.testing._internal.common_methods_invocations import op_db  # noqa: E402
-from torch.testing._internal.opinfo.core import OpInfo, SampleInput  # noqa: E402
 
 OURS: dict[str, Callable[..., Tensor]] = {
     "softmax": torchsoftmax.softmax,

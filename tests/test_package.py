@@ -6,6 +6,7 @@ import ast
 import doctest
 import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,27 @@ def test_examples_in_docstrings(module: object) -> None:
     result = doctest.testmod(module, extraglobs=names)
     assert result.failed == 0
     assert result.attempted >= len(module.__all__)
+
+
+def test_example_of_empty_cache() -> None:
+    """And the number that its comment names."""
+    torchsoftmax.empty_cache()
+    names = {"torch": torch, "torchsoftmax": torchsoftmax}
+    (found,) = doctest.DocTestFinder().find(torchsoftmax.empty_cache, globs=names)
+    assert doctest.DocTestRunner().run(found, clear_globs=False) == (0, 4)
+    assert found.globs["bytes_kept"] == (41943040 if sys.platform == "linux" else 0)
+
+
+def test_python_of_the_readme_runs() -> None:
+    """Every block, one after the other, and it does what it is there for."""
+    text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    gradient = names["logits"].grad
+    assert gradient.shape == (8, 32000) and gradient.isfinite().all() and gradient.any()
+    torch.testing.assert_close(names["attention"].sum(-1), torch.ones(2, 8, 64))
 
 
 def test_signatures_extend_natives() -> None:

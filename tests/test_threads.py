@@ -13,6 +13,7 @@ from cases import (
     class_indices,
     class_probabilities,
     class_weights,
+    linear_layer,
     logits,
     random_mask,
 )
@@ -46,12 +47,13 @@ def value_and_gradients(
 
 
 def assert_independent_of_threads(
-    function: Callable[..., Tensor], inputs: tuple[Tensor, ...]
+    function: Callable[..., Tensor], inputs: tuple[Tensor, ...], gradients: bool = True
 ) -> None:
     results = []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        results.append(value_and_gradients(function, inputs))
+        found = value_and_gradients(function, inputs) if gradients else (function(*inputs),)
+        results.append(found)
     for other in results[1:]:
         for mine, expected in zip(other, results[0], strict=True):
             assert torch.equal(mine, expected)
@@ -161,6 +163,48 @@ def test_cross_entropy_with_everything(
         assert_independent_of_threads(partial(loss, inplace=inplace), tuple(inputs))
 
 
+def derivatives_of_rows() -> dict[str, Callable[[Tensor], Tensor]]:
+    """Every function of torchsoftmax.derivatives, of as many rows as make several tasks."""
+    of = torchsoftmax.derivatives
+    index = class_indices(600, classes=37)
+    target = class_probabilities(600, 37, dtype=torch.float32)
+    vector = logits(600, 37, dtype=torch.float32, seed=7)
+    return {
+        "softmax_jacobian": of.softmax_jacobian,
+        "softmax_jacobian, columns": lambda x: of.softmax_jacobian(x.t(), 0),
+        "log_softmax_jacobian": of.log_softmax_jacobian,
+        "softmax_hessian": lambda x: of.softmax_hessian(x[:, :19]),
+        "softmax_jvp": lambda x: of.softmax_jvp(x, vector.to(x.dtype)),
+        "softmax_vjp": lambda x: of.softmax_vjp(x, vector.to(x.dtype)),
+        "cross_entropy_gradient": lambda x: of.cross_entropy_gradient(x, index),
+        "cross_entropy_gradient, probabilities": lambda x: of.cross_entropy_gradient(
+            x, target.to(x.dtype)
+        ),
+        "cross_entropy_hessian": lambda x: of.cross_entropy_hessian(x, index),
+        "cross_entropy_hvp": lambda x: of.cross_entropy_hvp(x, index, vector.to(x.dtype)),
+    }
+
+
+@pytest.mark.parametrize("name", derivatives_of_rows())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_derivatives(name: str, dtype: torch.dtype) -> None:
+    """Of those without a kernel for their gradient it is the definition's, and PyTorch's sums."""
+    function, x = derivatives_of_rows()[name], logits(600, 37, dtype=dtype)
+    assert_independent_of_threads(function, (x,), gradients="jacobian" in name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
+def test_linear_softmax_statistics(dtype: torch.dtype) -> None:
+    """Not in bfloat16, whose logits are PyTorch's product."""
+    target = class_indices(300, classes=517)
+
+    def statistics(x: Tensor, layer: Tensor) -> Tensor:
+        found = torchsoftmax.linear_softmax_statistics(x, layer, target, chunk_size=100)
+        return torch.stack(found[:3]) + found.argmax
+
+    assert_independent_of_threads(statistics, linear_layer((300,), (517,), 96, dtype))
+
+
 def test_two_python_threads_at_once() -> None:
     x = logits(2, 21, 64, 64, dtype=torch.float32)
     target = class_indices(2, 64, 64, classes=21)
@@ -178,10 +222,11 @@ def test_two_python_threads_at_once() -> None:
 
 
 def test_the_bad_target_that_is_named_is_the_first() -> None:
-    """However many threads find others at the same time."""
+    """However many threads find others at the same time, and however far out of range they are."""
     x = logits(70_000, 3, dtype=torch.float32)
     target = class_indices(70_000, classes=3)
     target[1000:] = torch.arange(1000, 70_000)
+    target[2000:3000], target[-1] = 10**12, -(10**15)
     for count in (1, 2, 3):
         torch.set_num_threads(count)
         with pytest.raises(IndexError, match="Target 1000 is out of bounds"):

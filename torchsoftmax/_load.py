@@ -49,7 +49,6 @@ def load() -> None:
     except ImportError as error:
         raise ImportError(
             f"torchsoftmax: the compiled extension torchsoftmax.{name} cannot be used with "
-            f"torch {torch.__version__}: {error}. Build it against this torch: "
-            "`pip install --no-build-isolation --force-reinstall --no-deps torchsoftmax`, "
-            "or in a checkout `pip install --no-build-isolation --editable .`"
+            f"torch {torch.__version__}: {error}. Build it against this torch, in a checkout of "
+            "the sources: `pip install --no-build-isolation --force-reinstall --no-deps .`"
         ) from error

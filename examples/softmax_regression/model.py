@@ -62,9 +62,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Fit:
-    """The weights, and after each step the loss and the passes over the data made so far."""
+    """The weights, how many steps it took, and how the loss fell.
+
+    `losses` and `passes`: the loss and the passes over the data so far, at the start and after each
+    step of Newton's method, or each pass of SGD, which may be several steps.
+    """
 
     weights: Tensor
+    steps: int
     losses: list[float]
     passes: list[float]
 
@@ -114,7 +119,7 @@ def newton(problem: Problem) -> Fit:
         passes += products + 1
         losses.append(problem.loss(weights))
         passes_until.append(passes)
-    return Fit(weights, losses, passes_until)
+    return Fit(weights, len(losses) - 1, losses, passes_until)
 
 
 def sgd(problem: Problem, batch: int = 16, momentum: float = 0.9) -> Fit:
@@ -128,11 +133,12 @@ def sgd(problem: Problem, batch: int = 16, momentum: float = 0.9) -> Fit:
     count, rate = len(problem.labels), 1 / problem.largest_curvature()
     weights = problem.start()
     losses, passes_until = [problem.loss(weights)], [0.0]
-    velocity = torch.zeros_like(weights)
+    velocity, steps = torch.zeros_like(weights), 0
     while batch < count:
         for rows in torch.randperm(count, generator=generator).split(batch):
             velocity = momentum * velocity - rate * problem.gradient(weights, rows)
             weights = weights + velocity
+            steps += 1
         losses.append(problem.loss(weights))
         passes_until.append(passes_until[-1] + 1)
         batch *= 2
@@ -143,9 +149,10 @@ def sgd(problem: Problem, batch: int = 16, momentum: float = 0.9) -> Fit:
         gradient = problem.gradient(ahead)
         velocity = ahead - rate * gradient - weights
         weights = weights + velocity
+        steps += 1
         age = 0 if (gradient * velocity).sum() > 0 else age + 1
         losses.append(problem.loss(weights))
         passes_until.append(passes_until[-1] + 1)
         if gradient.norm() < SGD_TOLERANCE:
             break
-    return Fit(weights, losses, passes_until)
+    return Fit(weights, steps, losses, passes_until)

@@ -41,7 +41,7 @@ def _draw_curves(axes: Axes, comparison: Comparison) -> None:
             above,
             "o-" if len(above) < 50 else "-",
             color=color,
-            label=f"{method}: {len(above) - 1:,} steps",
+            label=f"{method}: {fit.steps:,} steps, {fit.passes[-1]:,.0f} passes",
         )
     axes.set_xscale("log")
     axes.set_yscale("log")

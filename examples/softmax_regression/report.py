@@ -28,7 +28,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
                     each.name,
                     f"{count:,}, {width - 1}, {each.problem.classes}",
                     method,
-                    f"{len(fit.losses) - 1:,}",
+                    f"{fit.steps:,}",
                     f"{fit.passes[-1]:,.0f}",
                     f"{fit.losses[-1]:.6f}",
                     f"{differences[method]:.1e} (≤ {TOLERANCE:g})",
@@ -45,6 +45,7 @@ from that of `LogisticRegression`, the tolerance in brackets.
 - Newton's method: a step solves a system in the Hessian by conjugate gradients; each of its \
 products with
   the Hessian is one `cross_entropy_hvp` between two matrix products, and one pass over the data
-- SGD: batches of 16 that double with each pass until they hold all rows, then Nesterov's momentum
+- SGD: batches of 16 that double with each pass until they hold all rows, a step for each batch;
+  then Nesterov's momentum, a step for each pass
 - {machine_line("torch", "scikit-learn")}
 """
