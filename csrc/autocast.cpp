@@ -16,6 +16,23 @@ Dtype widened(const Tensor& tensor, Dtype dtype) {
   return low && !dtype.has_value() ? Dtype(at::kFloat) : dtype;
 }
 
+/// The dtype of a loss. Class probabilities take part in PyTorch's type promotion.
+Dtype widened_loss(const CrossEntropyArgs& args, Dtype dtype) {
+  const Dtype wide = widened(args.input, dtype);
+  const auto target = args.target.scalar_type();
+  return wide.has_value() && !dtype.has_value() && at::isFloatingType(target)
+             ? at::promote_types(*wide, target)
+             : wide;
+}
+
+template <c10::DeviceType kDevice>
+CrossEntropyArgs with_wide_weight(CrossEntropyArgs args) {
+  if (args.weight.defined()) {
+    args.weight = at::autocast::cached_cast(at::kFloat, args.weight, kDevice);
+  }
+  return args;
+}
+
 template <c10::DeviceType kDevice>
 struct Below {
   c10::impl::ExcludeDispatchKeyGuard guard{
@@ -26,7 +43,8 @@ template <c10::DeviceType kDevice>
 Tensor cross_entropy(const CrossEntropyArgs& args, const OptionalTensor& normalizer, Dtype dtype,
                      bool inplace_backward) {
   const Below<kDevice> below;
-  return ops::cross_entropy(args, normalizer, widened(args.input, dtype), inplace_backward);
+  return ops::cross_entropy(with_wide_weight<kDevice>(args), normalizer, widened_loss(args, dtype),
+                            inplace_backward);
 }
 
 template <c10::DeviceType kDevice>
@@ -43,11 +61,11 @@ Tensor linear_cross_entropy(const CrossEntropyArgs& given, const Tensor& linear_
                             Dtype dtype, std::optional<int64_t> chunk_size) {
   const Below<kDevice> below;
   const auto lower = at::autocast::get_lower_precision_fp_from_device_type(kDevice);
-  CrossEntropyArgs args = given;
+  CrossEntropyArgs args = with_wide_weight<kDevice>(given);
   args.input = at::autocast::cached_cast(lower, given.input, kDevice);
   const Tensor weight = at::autocast::cached_cast(lower, linear_weight, kDevice);
   const OptionalTensor bias = at::autocast::cached_cast(lower, linear_bias, kDevice);
-  return ops::linear_cross_entropy(args, weight, bias, normalizer, widened(args.input, dtype),
+  return ops::linear_cross_entropy(args, weight, bias, normalizer, widened_loss(args, dtype),
                                    chunk_size);
 }
 

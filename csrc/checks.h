@@ -20,6 +20,23 @@ namespace torchsoftmax::checks {
 /// Values of `reduction`: those of at::Reduction, and the sum over the first dimension's size.
 enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2, kBatchMean = 3 };
 
+/// Whether they are equal. Of sizes that torch.export does not know: they are, or the program
+/// raises where it runs.
+inline bool equal(const c10::SymInt& a, const c10::SymInt& b) {
+  return a.sym_eq(b).expect_true(__FILE__, __LINE__);
+}
+inline bool equal(c10::SymIntArrayRef a, c10::SymIntArrayRef b) {
+  bool result = a.size() == b.size();
+  for (size_t d = 0; result && d < a.size(); ++d) {
+    result = equal(a[d], b[d]);
+  }
+  return result;
+}
+
+/// Whether it is known to be 0.
+inline bool is_empty_size(const c10::SymInt& size) { return TORCH_GUARD_OR_FALSE(size.sym_eq(0)); }
+inline bool is_empty(const Tensor& tensor) { return is_empty_size(tensor.sym_numel()); }
+
 inline void floating(const char* name, const char* argument, const Tensor& tensor) {
   const auto dtype = tensor.scalar_type();
   TORCH_CHECK_NOT_IMPLEMENTED(at::isFloatingType(dtype) && c10::elementSize(dtype) >= 2, name,
@@ -49,7 +66,8 @@ inline void mask(const char* name, const OptionalTensor& mask, const Tensor& inp
   const auto sizes = input.sym_sizes(), given = mask->sym_sizes();
   bool fits = given.size() <= sizes.size();
   for (size_t d = 1; fits && d <= given.size(); ++d) {
-    fits = given[given.size() - d] == sizes[sizes.size() - d] || given[given.size() - d] == 1;
+    const c10::SymInt &size = sizes[sizes.size() - d], &of_mask = given[given.size() - d];
+    fits = TORCH_GUARD_OR_FALSE(of_mask.sym_eq(1)) || equal(of_mask, size);
   }
   TORCH_CHECK(fits, name, ": expected mask of a shape that broadcasts to that of input, ", sizes,
               ", got ", given);
@@ -83,7 +101,7 @@ inline void softmax(const char* name, const Tensor& input, double temperature,
 inline void softmax_backward(const char* name, const Tensor& grad_output, const Tensor& output,
                              double temperature, const OptionalTensor& given_mask) {
   softmax(name, output, temperature, given_mask);
-  TORCH_CHECK(grad_output.sym_sizes() == output.sym_sizes(), name,
+  TORCH_CHECK(equal(grad_output.sym_sizes(), output.sym_sizes()), name,
               ": expected grad_output of shape ", output.sym_sizes(), " to match output, got ",
               grad_output.sym_sizes());
   TORCH_CHECK(grad_output.device() == output.device(), name, ": expected grad_output on device ",
@@ -97,7 +115,17 @@ inline int64_t class_dim(const Tensor& input) { return input.dim() == 1 ? 0 : 1;
 
 /// Targets of the input's own shape are class probabilities, all others class indices.
 inline bool has_class_probabilities(const Tensor& input, const Tensor& target) {
-  return input.dim() == target.dim() && input.sym_sizes() == target.sym_sizes();
+  if (input.dim() != target.dim()) {
+    return false;
+  }
+  if (at::isFloatingType(target.scalar_type())) {
+    return equal(input.sym_sizes(), target.sym_sizes());
+  }
+  bool same = true;
+  for (int64_t d = 0; same && d < input.dim(); ++d) {
+    same = TORCH_GUARD_OR_FALSE(input.sym_size(d).sym_eq(target.sym_size(d)));
+  }
+  return same;
 }
 
 /// The shape of one value for each row: the input's without its classes.
@@ -148,7 +176,7 @@ inline void index_target_shape(const CrossEntropyArgs& args) {
   const Tensor &input = args.input, &target = args.target;
   const auto sizes = input.sym_sizes();
   if (input.dim() == 1) {
-    const bool one = target.dim() == 0 || (target.dim() == 1 && target.sym_size(0) == 1);
+    const bool one = target.dim() == 0 || (target.dim() == 1 && equal(target.sym_size(0), 1));
     TORCH_CHECK_VALUE(one || target.dim() != 1, args.function,
                       ": expected target of shape () to match ", args.logits, " ", sizes, ", got ",
                       target.sym_sizes());
@@ -156,11 +184,11 @@ inline void index_target_shape(const CrossEntropyArgs& args) {
                 sizes, ", got ", target.sym_sizes());
     return;
   }
-  TORCH_CHECK_VALUE(target.dim() > 0 && target.sym_size(0) == sizes[0], args.function,
+  TORCH_CHECK_VALUE(target.dim() > 0 && equal(target.sym_size(0), sizes[0]), args.function,
                     ": expected target of batch size ", sizes[0], " to match ", args.logits, " ",
                     sizes, ", got target of shape ", target.sym_sizes());
   const c10::SymDimVector expected = row_shape(input);
-  TORCH_CHECK(target.sym_sizes() == c10::SymIntArrayRef(expected), args.function,
+  TORCH_CHECK(equal(target.sym_sizes(), c10::SymIntArrayRef(expected)), args.function,
               ": expected target of shape ", c10::SymIntArrayRef(expected), " to match ",
               args.logits, " ", sizes, ", got ", target.sym_sizes());
 }
@@ -184,17 +212,17 @@ inline void class_weight(const CrossEntropyArgs& args, Dtype dtype, bool probabi
     return;
   }
   const c10::SymInt classes = args.input.sym_size(class_dim(args.input));
-  TORCH_CHECK(weight.dim() == 1 && weight.sym_size(0) == classes, args.function,
+  TORCH_CHECK(weight.dim() == 1 && equal(weight.sym_size(0), classes), args.function,
               ": expected weight of shape [", classes, "], one for each class, got ",
               weight.sym_sizes());
   TORCH_CHECK(at::isFloatingType(weight.scalar_type()), args.function,
               ": expected weight of a floating point dtype, got ", weight.scalar_type());
   same_device(args.function, "weight", weight, args.input);
   // A loss dtype of its own comes from autocast, which native casts the weight under too.
-  TORCH_CHECK(
-      probabilities || dtype.has_value() || weight.scalar_type() == args.input.scalar_type(),
-      args.function, ": expected weight of dtype ", args.input.scalar_type(), " to match ",
-      args.logits, ", got ", weight.scalar_type());
+  const auto given = weight.scalar_type();
+  TORCH_CHECK(probabilities || given == args.input.scalar_type() || given == dtype, args.function,
+              ": expected weight of dtype ", args.input.scalar_type(), " to match ", args.logits,
+              ", got ", weight.scalar_type());
 }
 
 inline void sample_weight(const CrossEntropyArgs& args) {
@@ -203,7 +231,7 @@ inline void sample_weight(const CrossEntropyArgs& args) {
     return;
   }
   const c10::SymDimVector rows = row_shape(args.input);
-  TORCH_CHECK_VALUE(weight.sym_sizes() == c10::SymIntArrayRef(rows), args.function,
+  TORCH_CHECK_VALUE(equal(weight.sym_sizes(), c10::SymIntArrayRef(rows)), args.function,
                     ": expected sample_weight of shape ", c10::SymIntArrayRef(rows),
                     ", one for each row of ", args.logits, " ", args.input.sym_sizes(), ", got ",
                     weight.sym_sizes());
@@ -236,6 +264,9 @@ inline void cross_entropy(const CrossEntropyArgs& args, const OptionalTensor& no
                       ": expected normalizer to be a number or a real 0-d tensor, got "
                       "a tensor of dtype ",
                       normalizer->scalar_type(), " and shape ", normalizer->sym_sizes());
+    if (!normalizer->is_cpu()) {  // a number may be there for all devices
+      same_device(args.function, "normalizer", *normalizer, input);
+    }
   }
   if (probabilities) {
     TORCH_CHECK(args.ignore_index < 0, args.function,
@@ -260,7 +291,7 @@ inline void cross_entropy_with_gradient(const CrossEntropyArgs& args, const Tens
   cross_entropy(args, std::nullopt, at::toOpMathType(args.input.scalar_type()));
   same_device(name, "grad_output", grad_output, args.input);
   const auto shape = row_shape(args.input);
-  TORCH_CHECK(grad_output.sym_sizes() == c10::SymIntArrayRef(shape), name,
+  TORCH_CHECK(equal(grad_output.sym_sizes(), c10::SymIntArrayRef(shape)), name,
               ": expected grad_output of the shape of the loss, ", c10::SymIntArrayRef(shape),
               ", got ", grad_output.sym_sizes());
 }
@@ -278,7 +309,7 @@ inline void row_statistics(const char* name, const char* forward, const Tensor& 
   const auto accumulated = at::toOpMathType(input.scalar_type());
   rows.insert(rows.begin(), count);
   TORCH_CHECK(
-      stacked.scalar_type() == accumulated && stacked.sym_sizes() == c10::SymIntArrayRef(rows),
+      stacked.scalar_type() == accumulated && equal(stacked.sym_sizes(), c10::SymIntArrayRef(rows)),
       name, ": expected statistics of ", forward, ", of dtype ", accumulated, " and shape ",
       c10::SymIntArrayRef(rows), ", got ", stacked.scalar_type(), " of shape ",
       stacked.sym_sizes());
@@ -293,7 +324,7 @@ inline void cross_entropy_backward(const CrossEntropyArgs& args, const Tensor& g
   same_device(name, "grad_output", grad_output, args.input);
   same_device(name, "normalizer", normalizer, args.input);
   const auto shape = row_shape(args.input);
-  TORCH_CHECK(args.reduction == kNone ? grad_output.sym_sizes() == c10::SymIntArrayRef(shape)
+  TORCH_CHECK(args.reduction == kNone ? equal(grad_output.sym_sizes(), c10::SymIntArrayRef(shape))
                                       : grad_output.dim() == 0,
               name, ": expected grad_output of the shape of the loss, got ",
               grad_output.sym_sizes());
@@ -329,7 +360,8 @@ inline int64_t softmax_statistics(const char* name, const Tensor& input,
   TORCH_CHECK(!given_mask.has_value() || (!index.has_value() && !with_argmax), name,
               ": expected a mask for the entropy alone, got indices or argmax with it");
   dim = at::maybe_wrap_dim(dim, input.dim());
-  TORCH_CHECK_INDEX(!with_argmax || input.dim() == 0 || input.sym_size(dim) > 0, name,
+  const bool picks = with_argmax || (index.has_value() && !is_empty(*index));
+  TORCH_CHECK_INDEX(!picks || input.dim() == 0 || !is_empty_size(input.sym_size(dim)), name,
                     ": expected 1 or more classes along dim ", dim, ", got input of shape ",
                     input.sym_sizes());
   if (index.has_value()) {
@@ -337,7 +369,7 @@ inline int64_t softmax_statistics(const char* name, const Tensor& input,
     same_device(name, "indices", *index, input);
     bool fits = index->dim() == input.dim();
     for (int64_t d = 0; fits && d < input.dim(); ++d) {
-      fits = d == dim || index->sym_size(d) == input.sym_size(d);
+      fits = d == dim || equal(index->sym_size(d), input.sym_size(d));
     }
     TORCH_CHECK(fits, name, ": expected indices of the shape of input, ", input.sym_sizes(),
                 ", except along dim ", dim, ", got ", index->sym_sizes());
@@ -356,7 +388,7 @@ inline int64_t softmax_statistics_backward(const Tensor& grad_log_prob, const Te
   const auto rows = row_shape(input, dim);
   row_statistics(name, "softmax_statistics", statistics, 3, input, rows);
   const auto gradient = [&](const char* argument, const Tensor& grad, c10::SymIntArrayRef shape) {
-    TORCH_CHECK(grad.sym_sizes() == shape, name, ": expected ", argument, " of shape ", shape,
+    TORCH_CHECK(equal(grad.sym_sizes(), shape), name, ": expected ", argument, " of shape ", shape,
                 ", got ", grad.sym_sizes());
     floating(name, argument, grad);
     same_device(name, argument, grad, input);
@@ -380,7 +412,7 @@ inline void kl_div_with_logits(const Tensor& input, const Tensor& target, int64_
                     reduction);
   TORCH_CHECK_VALUE(input.dim() >= 1, name,
                     ": expected input of 1 or more dimensions, got a 0-d tensor");
-  TORCH_CHECK_VALUE(input.sym_sizes() == target.sym_sizes(), name,
+  TORCH_CHECK_VALUE(equal(input.sym_sizes(), target.sym_sizes()), name,
                     ": expected target of the shape of input, ", input.sym_sizes(), ", got ",
                     target.sym_sizes());
   TORCH_CHECK(input.scalar_type() == target.scalar_type(), name, ": expected target of dtype ",
@@ -396,7 +428,7 @@ inline void kl_div_with_logits_backward(const Tensor& grad_output, const Tensor&
   const auto rows = row_shape(input, input.dim() - 1);
   row_statistics(name, "kl_div_with_logits_forward", statistics, 5, input, rows);
   same_device(name, "grad_output", grad_output, input);
-  TORCH_CHECK(reduction == kNone ? grad_output.sym_sizes() == c10::SymIntArrayRef(rows)
+  TORCH_CHECK(reduction == kNone ? equal(grad_output.sym_sizes(), c10::SymIntArrayRef(rows))
                                  : grad_output.dim() == 0,
               name, ": expected grad_output of the shape of the loss, got ",
               grad_output.sym_sizes());

@@ -25,7 +25,7 @@ inline void linear(const char* name, const Tensor& input, const Tensor& linear_w
               ": expected linear_weight of 2 or more dimensions, classes first and in_features "
               "last, got shape ",
               linear_weight.sym_sizes());
-  TORCH_CHECK(input.sym_size(-1) == linear_weight.sym_size(-1), name,
+  TORCH_CHECK(equal(input.sym_size(-1), linear_weight.sym_size(-1)), name,
               ": expected input and linear_weight of equal last dimensions (in_features), got ",
               input.sym_size(-1), " and ", linear_weight.sym_size(-1));
   TORCH_CHECK(linear_weight.dim() == 2 || input.dim() > 1, name,
@@ -40,7 +40,7 @@ inline void linear(const char* name, const Tensor& input, const Tensor& linear_w
   like_input("linear_weight", linear_weight);
   if (linear_bias.has_value() && linear_bias->defined()) {
     const auto expected = linear_weight.sym_sizes().slice(0, linear_weight.dim() - 1);
-    TORCH_CHECK(linear_bias->sym_sizes() == expected, name, ": expected linear_bias of shape ",
+    TORCH_CHECK(equal(linear_bias->sym_sizes(), expected), name, ": expected linear_bias of shape ",
                 expected, " to match linear_weight, got ", linear_bias->sym_sizes());
     like_input("linear_bias", *linear_bias);
   }
@@ -72,7 +72,7 @@ inline void linear_cross_entropy_backward(const CrossEntropyArgs& args,
   same_device(name, "grad_output", grad_output, args.input);
   same_device(name, "normalizer", normalizer, args.input);
   TORCH_CHECK(
-      args.reduction == kNone ? grad_output.sym_sizes() == loss_shape : grad_output.dim() == 0,
+      args.reduction == kNone ? equal(grad_output.sym_sizes(), loss_shape) : grad_output.dim() == 0,
       name, ": expected grad_output of the shape of the loss, got ", grad_output.sym_sizes());
   const auto accumulated = at::toOpMathType(args.input.scalar_type());
   TORCH_CHECK(normalizer.scalar_type() == accumulated && normalizer.dim() == 0, name,
@@ -83,8 +83,9 @@ inline void linear_cross_entropy_backward(const CrossEntropyArgs& args,
 
 inline void gemm(const Tensor& out, const Tensor& a, const Tensor& b) {
   const char* name = "gemm_";
-  TORCH_CHECK(a.dim() == 2 && b.dim() == 2 && out.dim() == 2 && a.sym_size(1) == b.sym_size(0) &&
-                  out.sym_size(0) == a.sym_size(0) && out.sym_size(1) == b.sym_size(1),
+  TORCH_CHECK(a.dim() == 2 && b.dim() == 2 && out.dim() == 2 &&
+                  equal(a.sym_size(1), b.sym_size(0)) && equal(out.sym_size(0), a.sym_size(0)) &&
+                  equal(out.sym_size(1), b.sym_size(1)),
               name, ": expected out, a and b of shapes (M, N), (M, K) and (K, N), got ",
               out.sym_sizes(), ", ", a.sym_sizes(), " and ", b.sym_sizes());
   floating(name, "a", a);
@@ -94,6 +95,8 @@ inline void gemm(const Tensor& out, const Tensor& a, const Tensor& b) {
               name,
               ": expected a and b of one dtype and out of the same or its accumulation type, ",
               "got ", out.scalar_type(), ", ", a.scalar_type(), " and ", b.scalar_type());
+  same_device(name, "a", a, out);
+  same_device(name, "b", b, out);
 }
 
 inline void linear_softmax_statistics(const Tensor& input, const Tensor& linear_weight,
@@ -105,12 +108,13 @@ inline void linear_softmax_statistics(const Tensor& input, const Tensor& linear_
   TORCH_CHECK(linear_weight.dim() == 2, name,
               ": expected linear_weight of shape (C, in_features), ", "got ",
               linear_weight.sym_sizes());
-  TORCH_CHECK_INDEX(linear_weight.sym_size(0) > 0, name, ": expected 1 or more classes, got ",
-                    "linear_weight of shape ", linear_weight.sym_sizes());
+  TORCH_CHECK_INDEX(!is_empty_size(linear_weight.sym_size(0)), name,
+                    ": expected 1 or more classes, got ", "linear_weight of shape ",
+                    linear_weight.sym_sizes());
   index_dtype(name, "target", target);
   same_device(name, "target", target, input);
   const auto expected = input.sym_sizes().slice(0, input.dim() - 1);
-  TORCH_CHECK(target.sym_sizes() == expected, name, ": expected target of shape ", expected,
+  TORCH_CHECK(equal(target.sym_sizes(), expected), name, ": expected target of shape ", expected,
               " to match input ", input.sym_sizes(), ", got ", target.sym_sizes());
   positive(name, "temperature", temperature);
   if (softcap != 0) {
@@ -124,7 +128,7 @@ inline void linear_softmax_statistics_backward(std::array<Tensor, 3> gradients, 
                                                GradientMask wanted) {
   const char* name = "linear_softmax_statistics_backward";
   for (const Tensor& gradient : gradients) {
-    TORCH_CHECK(gradient.sym_sizes() == target.sym_sizes(), name,
+    TORCH_CHECK(equal(gradient.sym_sizes(), target.sym_sizes()), name,
                 ": expected gradients of the shape of target, ", target.sym_sizes(), ", got ",
                 gradient.sym_sizes());
     floating(name, "gradients", gradient);

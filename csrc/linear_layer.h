@@ -82,10 +82,11 @@ struct LinearCrossEntropyArgs {
   void leading_dimensions(c10::SymIntArrayRef logits) const {
     const c10::SymIntArrayRef expected(loss_shape);
     const Tensor &target = rows.target, &weight = rows.sample_weight;
-    TORCH_CHECK(target.sym_sizes() == expected || target.sym_sizes() == logits, kName,
+    const bool indices = target.dim() == static_cast<int64_t>(expected.size());
+    TORCH_CHECK(checks::equal(target.sym_sizes(), indices ? expected : logits), kName,
                 ": expected target of shape ", expected, " (class indices) or ", logits,
                 " (class probabilities), got ", target.sym_sizes());
-    TORCH_CHECK_VALUE(!weight.defined() || weight.sym_sizes() == expected, kName,
+    TORCH_CHECK_VALUE(!weight.defined() || checks::equal(weight.sym_sizes(), expected), kName,
                       ": expected sample_weight of shape ", expected, ", one for each row, got ",
                       weight.sym_sizes());
   }

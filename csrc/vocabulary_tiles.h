@@ -222,7 +222,7 @@ class VocabularyTiles {
   Tensor logits_of(const Tensor& values) const {
     CrossEntropyArgs args = args_.rows;
     args.input = values;
-    return composite::Logits(args).value;
+    return composite::Logits(args.input, args).value;
   }
 
   Tensor of_all_rows(const Tensor& grad_input, const Tensor& input) const {

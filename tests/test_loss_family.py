@@ -203,8 +203,8 @@ def assert_fused(function: Callable[..., Any], inputs: tuple[Tensor, ...], what:
     with calls:
         torch.autograd.grad(results, leaves, upstream)
     assert calls.names, what
-    # The multiplication scales the gradient that forward left by the upstream one.
-    fused = ("torchsoftmax.", "aten.mul.Tensor")
+    # These scale the gradient that forward left by the upstream one, but for zeros.
+    fused = ("torchsoftmax.", "aten.mul.Tensor", "aten.eq.Scalar", "aten.where.self")
     assert all(name.startswith(fused) for name in calls.names), (what, calls.names)
 
 

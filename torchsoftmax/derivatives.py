@@ -16,6 +16,8 @@ from math import inf
 import torch
 from torch import Tensor
 
+from torchsoftmax.functional import _check_options
+
 __all__ = [
     "cross_entropy_gradient",
     "cross_entropy_hessian",
@@ -262,8 +264,8 @@ def cross_entropy_hessian(input: Tensor, target: Tensor, *, temperature: float =
         H = \frac{m\, (\mathrm{diag}(p) - p p^\top)}{T^2}
 
     It depends on the target by its mass alone. Symmetric and, where :math:`m \ge 0`, positive
-    semi-definite: cross-entropy is convex in the logits. Also the Fisher information of the
-    logits, and their Gauss-Newton matrix.
+    semi-definite: cross-entropy is convex in the logits. Also the Gauss-Newton matrix of the
+    logits and, where :math:`m = 1`, their Fisher information.
 
     Args, raises and edge cases: as in :func:`cross_entropy_gradient`.
 
@@ -294,8 +296,8 @@ def cross_entropy_hvp(
         H v = \frac{m\, p \odot (v - \langle p, v \rangle)}{T^2}
 
     C numbers in and out: the matrix is not formed. For a model with logits :math:`x(\theta)`, the
-    product of its Gauss-Newton matrix, which is its Fisher information, is the vector-Jacobian
-    product of ``cross_entropy_hvp(x, target, Jacobian-vector product of x)``.
+    product of its Gauss-Newton matrix, which is its Fisher information where :math:`m = 1`, is the
+    vector-Jacobian product of ``cross_entropy_hvp(x, target, Jacobian-vector product of x)``.
 
     Args:
         input, target, temperature: as in :func:`cross_entropy_gradient`.
@@ -348,6 +350,7 @@ def _check_logits(function: str, input: Tensor, temperature: float) -> None:
             f"{function}: expected input of dtype float16, bfloat16, float32 or float64, "
             f"got {_name(input.dtype)}"
         )
+    _check_options(function, temperature)
     if not 0 < temperature < inf:
         raise ValueError(
             f"{function}: expected temperature to be positive and finite, got {temperature}"

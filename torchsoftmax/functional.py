@@ -1,6 +1,8 @@
 """The functions of torchsoftmax.
 
-Those that ``torch.nn.functional`` has by the same name are drop-in replacements for them.
+Those that ``torch.nn.functional`` has by the same name take its arguments by name, but for
+deprecated ones (``size_average``, ``reduce``, ``_stacklevel``) and a ``dim`` left out. All but
+``weight`` and ``dtype`` are keywords after the first two.
 """
 
 from __future__ import annotations
@@ -64,7 +66,31 @@ def _softcap_or_0(function: str, softcap: float | None) -> float:
 def _normalizer_tensor(normalizer: Tensor | float | None) -> Tensor | None:
     if normalizer is None or isinstance(normalizer, Tensor):
         return normalizer
-    return torch.scalar_tensor(normalizer, dtype=torch.float64)
+    return torch.scalar_tensor(normalizer, dtype=torch.float64, device="cpu")
+
+
+def _check_options(function: str, *options: float | None) -> None:
+    """Options are numbers. A tensor would be read like one, and its gradient silently lost."""
+    for option in options:
+        if option.__class__ is not float and isinstance(option, Tensor) and option.requires_grad:
+            raise TypeError(
+                f"{function}: expected options to be numbers, got a tensor that requires grad"
+            )
+
+
+def _check_dtype(function: str, dtype: object) -> None:
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"{function}: expected dtype to be a torch.dtype, got {dtype!r}")
+
+
+def _check_target(function: str, name: str, target: object) -> None:
+    if not isinstance(target, Tensor):
+        raise TypeError(f"{function}: expected {name} to be a tensor, got {target!r}")
+
+
+def _check_ignore_index(function: str, ignore_index: object) -> None:
+    if not isinstance(ignore_index, (int, torch.SymInt)):
+        raise TypeError(f"{function}: expected ignore_index to be an int, got {ignore_index!r}")
 
 
 def softmax(
@@ -115,6 +141,8 @@ def softmax(
         tensor([[5.0000e-01, 5.0000e-01],
                 [3.7835e-44, 1.0000e+00]])
     """
+    _check_dtype("softmax", dtype)
+    _check_options("softmax", temperature)
     call = _softmax if is_compiling() else _softmax_call
     return call(input, dim, dtype, temperature, mask)
 
@@ -165,6 +193,8 @@ def log_softmax(
         >>> torchsoftmax.log_softmax(torch.tensor([0.0, 0.0, 1000.0]), dim=0)
         tensor([-1000., -1000.,     0.])
     """
+    _check_dtype("log_softmax", dtype)
+    _check_options("log_softmax", temperature)
     call = _log_softmax if is_compiling() else _log_softmax_call
     return call(input, dim, dtype, temperature, mask)
 
@@ -260,6 +290,9 @@ def cross_entropy(
         >>> torchsoftmax.cross_entropy(logits, torch.tensor([0, 2]), reduction="none")
         tensor([0.2395, 1.0986])
     """
+    _check_target("cross_entropy", "target", target)
+    _check_ignore_index("cross_entropy", ignore_index)
+    _check_options("cross_entropy", label_smoothing, temperature, softcap, z_loss)
     call = _cross_entropy if is_compiling() else _cross_entropy_call
     return call(
         input,
@@ -355,6 +388,10 @@ def linear_cross_entropy(
         >>> torchsoftmax.linear_cross_entropy(hidden, weight, target, reduction="none")
         tensor([0.2395, 1.0986])
     """
+    _check_target("linear_cross_entropy", "target", target)
+    if ignore_index is not None:
+        _check_ignore_index("linear_cross_entropy", ignore_index)
+    _check_options("linear_cross_entropy", label_smoothing, temperature, softcap, z_loss)
     return _linear_cross_entropy(
         input,
         target,
@@ -410,6 +447,8 @@ def selective_log_softmax(
         tensor([[-0.2395],
                 [-1.0986]])
     """
+    _check_target("selective_log_softmax", "index", index)
+    _check_options("selective_log_softmax", temperature)
     return _softmax_statistics(input, index, None, dim, temperature, False)[0]
 
 
@@ -448,6 +487,7 @@ def entropy_with_logits(
         >>> torchsoftmax.entropy_with_logits(torch.tensor([[0.0, 0.0], [0.0, 100.0]]), dim=1)
         tensor([0.6931, 0.0000])
     """
+    _check_options("entropy_with_logits", temperature)
     return _softmax_statistics(input, None, mask, dim, temperature, False)[2]
 
 
@@ -506,6 +546,7 @@ def softmax_statistics(
         tensor([0.6656, 1.0986])
     """
     index = target.unsqueeze(dim) if input.dim() > 0 else target
+    _check_options("softmax_statistics", temperature)
     log_prob, lse, entropy, argmax, _ = _softmax_statistics(
         input, index, None, dim, temperature, True
     )
@@ -557,6 +598,7 @@ def linear_softmax_statistics(
         >>> torchsoftmax.linear_softmax_statistics(hidden, weight, torch.tensor([0, 2])).log_prob
         tensor([-0.2395, -1.0986])
     """
+    _check_options("linear_softmax_statistics", temperature, softcap)
     log_prob, lse, entropy, argmax, _ = _linear_softmax_statistics(
         input,
         linear_weight,
@@ -622,4 +664,5 @@ def kl_div_with_logits(
         common = torch.promote_types(input.dtype, target.dtype)
         input, target = input.to(common), target.to(common)
     code = _reduction_code("kl_div_with_logits", _KL_REDUCTIONS, reduction)
+    _check_options("kl_div_with_logits", temperature)
     return _kl_div_with_logits(input, target, None, code, temperature)

@@ -26,37 +26,64 @@ def _implicit_dim(name: str, ndim: int) -> int:
     return torch.nn.functional._get_softmax_dim(name, ndim, 4)
 
 
-class Softmax(torch.nn.Softmax):
+class _TemperatureAndMask(torch.nn.Module):
+    """A softmax module with the extensions of its function."""
+
+    def __init__(self, dim: int | None = None, *, temperature: float = 1.0) -> None:
+        super().__init__(dim)
+        self.temperature = temperature
+
+    def extra_repr(self) -> str:
+        temperature = "" if self.temperature == 1 else f", temperature={self.temperature}"
+        return f"{super().extra_repr()}{temperature}"
+
+
+class Softmax(_TemperatureAndMask, torch.nn.Softmax):
     """:func:`torchsoftmax.softmax` along ``dim``. See :class:`torch.nn.Softmax`.
+
+    Args:
+        dim, temperature: as in the function.
+
+    A ``mask``, which differs from call to call, is an argument of the call.
 
     Example:
         >>> torchsoftmax.Softmax(dim=1)(torch.zeros(1, 4))
         tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
     """
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, *, mask: Tensor | None = None) -> Tensor:
         dim = self.dim if self.dim is not None else _implicit_dim("softmax", input.dim())
-        return F.softmax(input, dim)
+        return F.softmax(input, dim, temperature=self.temperature, mask=mask)
 
 
-class LogSoftmax(torch.nn.LogSoftmax):
+class LogSoftmax(_TemperatureAndMask, torch.nn.LogSoftmax):
     """:func:`torchsoftmax.log_softmax` along ``dim``. See :class:`torch.nn.LogSoftmax`.
+
+    Args:
+        dim, temperature: as in the function.
+
+    A ``mask``, which differs from call to call, is an argument of the call.
 
     Example:
         >>> torchsoftmax.LogSoftmax(dim=1)(torch.zeros(1, 4))
         tensor([[-1.3863, -1.3863, -1.3863, -1.3863]])
     """
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, *, mask: Tensor | None = None) -> Tensor:
         dim = self.dim if self.dim is not None else _implicit_dim("log_softmax", input.dim())
-        return F.log_softmax(input, dim)
+        return F.log_softmax(input, dim, temperature=self.temperature, mask=mask)
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     """:func:`torchsoftmax.cross_entropy` as a module. See :class:`torch.nn.CrossEntropyLoss`.
 
-    ``weight`` is a buffer, as it is there. The extensions of the function are keyword arguments;
-    those that differ from call to call, ``sample_weight`` and ``normalizer``, are of the call.
+    Args:
+        weight, ignore_index, reduction, label_smoothing, temperature, softcap, z_loss,
+            inplace_backward: as in :func:`torchsoftmax.cross_entropy`.
+        size_average, reduce: deprecated, as in :class:`torch.nn.CrossEntropyLoss`.
+
+    ``weight`` is a buffer, as it is there. ``sample_weight`` and ``normalizer``, which differ from
+    call to call, are arguments of the call.
 
     Example:
         >>> loss = torchsoftmax.CrossEntropyLoss(label_smoothing=0.1)
@@ -146,7 +173,8 @@ class LinearCrossEntropyLoss(_NativeLinearCrossEntropyLoss):
     in_features), as in ``torch.nn.LinearCrossEntropyLoss`` of PyTorch 2.13: a checkpoint of one
     loads in the other. Its argument ``options``, which chooses how PyTorch divides the work, is
     taken and changes nothing; ``chunk_size`` is ours. ``sample_weight`` and ``normalizer``, which
-    differ from call to call, are of the call.
+    differ from call to call, are arguments of the call. All other arguments are as in
+    ``torch.nn.LinearCrossEntropyLoss`` and :func:`torchsoftmax.linear_cross_entropy`.
 
     Example:
         >>> loss = torchsoftmax.LinearCrossEntropyLoss(16, 1000, softcap=30.0)
@@ -221,6 +249,11 @@ class LinearCrossEntropyLoss(_NativeLinearCrossEntropyLoss):
 
 class KLDivWithLogitsLoss(torch.nn.Module):
     """:func:`torchsoftmax.kl_div_with_logits` as a module: the loss of knowledge distillation.
+
+    Called with the student's logits, then the teacher's.
+
+    Args:
+        reduction, temperature: as in the function.
 
     Example:
         >>> loss = torchsoftmax.KLDivWithLogitsLoss(temperature=2.0)

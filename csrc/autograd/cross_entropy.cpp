@@ -6,7 +6,6 @@
 // underflow), and where the gradient is to overwrite the input, backward computes it from the
 // statistics of the rows.
 
-#include <ATen/MemoryOverlap.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/library.h>
 
@@ -14,7 +13,7 @@
 #include "../composite/composite.h"
 #include "cross_entropy_options.h"
 #include "gate.h"
-#include "saved_gradient.h"
+#include "own_memory.h"
 
 namespace torchsoftmax {
 namespace {
@@ -71,6 +70,12 @@ void scale_(const Tensor& values, const Tensor& factor) {
   torch::autograd::impl::bump_version(values);
 }
 
+/// Whether the gradient may be written over the input, for it is not differentiated again.
+bool may_overwrite(const Tensor& input, const Tensor& grad_output) {
+  return !at::GradMode::is_enabled() && !has_tangent(grad_output) && is_plain(input) &&
+         is_plain(grad_output) && !grad_output.is_alias_of(input);
+}
+
 using Options = std::tuple<CrossEntropyOptions, bool>;  // the latter: inplace
 
 struct CrossEntropyFunction : Function<CrossEntropyFunction, Options> {
@@ -96,19 +101,19 @@ struct CrossEntropyFunction : Function<CrossEntropyFunction, Options> {
     const auto [options, inplace] = saved_options(ctx);
     const CrossEntropyArgs args = args_of(saved, options);
     const Tensor &statistics = saved[4], &normalizer = saved[5];
+    const Tensor grad_output = strided(grads[0]);
     variable_list result(6);
     if (ctx->needs_input_grad(1)) {  // first, for it reads the input
-      result[1] = kTargetBackward(args, grads[0], statistics, normalizer);
+      result[1] = kTargetBackward(args, grad_output, statistics, normalizer);
     }
     if (ctx->needs_input_grad(0)) {
-      const bool once = !at::GradMode::is_enabled();  // the gradient is not differentiated again
-      if (once && saved[6].defined()) {
-        result[0] = scaled(std::move(saved[6]), grads[0]);
-      } else if (once && inplace && is_plain(args.input) && is_plain(grads[0])) {
-        cross_entropy_backward_(args, grads[0], statistics, normalizer);
+      if (saved[6].defined() && only_scales(grad_output)) {
+        result[0] = scaled(std::move(saved[6]), grad_output);
+      } else if (inplace && may_overwrite(args.input, grad_output)) {
+        cross_entropy_backward_(args, grad_output, statistics, normalizer);
         result[0] = args.input.detach();
       } else {
-        result[0] = kBackward(args, grads[0], statistics, normalizer);
+        result[0] = kBackward(args, grad_output, statistics, normalizer);
       }
     }
     return result;
@@ -135,7 +140,7 @@ Tensor cross_entropy(const CrossEntropyArgs& given, const OptionalTensor& normal
     const bool inplace = inplace_backward && needs_gradient(args.input);
     if (inplace) {  // what PyTorch asks of every operator that writes to its input
       torch::autograd::check_inplace(args.input, /*requires_grad=*/true);
-      at::assert_no_internal_overlap(args.input);
+      check_own_memory(args);
     }
     return CrossEntropyFunction::apply(args.input, args.target, args, normalizer, dtype, inplace);
   }

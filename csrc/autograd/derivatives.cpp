@@ -26,8 +26,9 @@ struct JacobianFunction : Function<JacobianFunction, Options> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
     const auto [dim, temperature, log] = saved_options(ctx);
-    return {composite::softmax_jacobian_backward(grads[0], saved[0], dim, temperature, log),
-            Tensor(), Tensor(), Tensor()};
+    return {
+        composite::softmax_jacobian_backward(strided(grads[0]), saved[0], dim, temperature, log),
+        Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -36,7 +37,6 @@ Tensor softmax_jacobian(const Tensor& output, int64_t dim, double temperature, b
     return composite::softmax_jacobian(output, dim, temperature, log);
   }
   if (needs_gradient(output)) {
-    dim = checks::softmax_jacobian(output, dim, temperature);
     return JacobianFunction::apply(output, dim, temperature, log);
   }
   const at::AutoDispatchBelowADInplaceOrView below;

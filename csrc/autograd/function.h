@@ -13,6 +13,11 @@ namespace torchsoftmax {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+/// An upstream gradient as kernels and definitions take it.
+inline at::Tensor strided(const at::Tensor& gradient) {
+  return gradient.layout() == at::kStrided ? gradient : gradient.to_dense();
+}
+
 /// A torch::autograd::Function whose node is called `T::kName`, with options, a std::tuple, of
 /// which `T::kUsual` are the usual ones.
 template <typename T, typename Options>

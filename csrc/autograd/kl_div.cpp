@@ -47,12 +47,14 @@ struct KlDivFunction : Function<KlDivFunction, Options> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
     const auto [reduction, temperature] = saved_options(ctx);
+    const Tensor grad_output = strided(grads[0]);
     variable_list result(5);
     if (ctx->needs_input_grad(0)) {
-      result[0] = kBackward(grads[0], saved[0], saved[1], saved[2], reduction, temperature);
+      result[0] = kBackward(grad_output, saved[0], saved[1], saved[2], reduction, temperature);
     }
     if (ctx->needs_input_grad(1)) {
-      result[1] = kTargetBackward(grads[0], saved[0], saved[1], saved[2], reduction, temperature);
+      result[1] =
+          kTargetBackward(grad_output, saved[0], saved[1], saved[2], reduction, temperature);
     }
     return result;
   }

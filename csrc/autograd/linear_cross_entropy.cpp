@@ -67,17 +67,17 @@ struct LinearCrossEntropyFunction : Function<LinearCrossEntropyFunction, Options
     const GradientMask wanted{ctx->needs_input_grad(0), ctx->needs_input_grad(1),
                               has_bias && ctx->needs_input_grad(2)};
     variable_list result(7);
-    // Whether the gradients are there and are not differentiated again.
-    if (in_forward && !at::GradMode::is_enabled()) {
+    const Tensor grad_output = strided(grads[0]);
+    if (in_forward && only_scales(grad_output)) {
       for (size_t i = 0; i < wanted.size(); ++i) {
         if (wanted[i]) {
-          result[i] = scaled(std::move(saved[7 + i]), grads[0]);
+          result[i] = scaled(std::move(saved[7 + i]), grad_output);
         }
       }
       return result;
     }
     auto [of_input, of_weight, of_bias] =
-        backward_gate(args_of(saved, options), saved[4], optional(saved[5]), grads[0], saved[6],
+        backward_gate(args_of(saved, options), saved[4], optional(saved[5]), grad_output, saved[6],
                       chunk_size, wanted, ops::kAccumulatorBytes);
     result[0] = wanted[0] ? of_input : Tensor();
     result[1] = wanted[1] ? of_weight : Tensor();

@@ -49,9 +49,9 @@ struct LinearStatisticsFunction : Function<LinearStatisticsFunction, Options> {
     const auto [temperature, softcap, chunk_size] = saved_options(ctx);
     const GradientMask wanted{ctx->needs_input_grad(0), ctx->needs_input_grad(1),
                               saved[2].defined() && ctx->needs_input_grad(2)};
-    auto [of_input, of_weight, of_bias] =
-        backward_gate(grads[0], grads[1], grads[2], saved[0], saved[1], optional(saved[2]),
-                      saved[3], saved[4], temperature, softcap, chunk_size, wanted);
+    auto [of_input, of_weight, of_bias] = backward_gate(
+        strided(grads[0]), strided(grads[1]), strided(grads[2]), saved[0], saved[1],
+        optional(saved[2]), saved[3], saved[4], temperature, softcap, chunk_size, wanted);
     variable_list result(8);
     result[0] = wanted[0] ? of_input : Tensor();
     result[1] = wanted[1] ? of_weight : Tensor();

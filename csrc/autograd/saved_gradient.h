@@ -1,11 +1,15 @@
 #pragma once
 // Gradients that forward leaves for backward.
 
+#include <ATen/ops/eq.h>
 #include <ATen/ops/mul.h>
+#include <ATen/ops/where.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/engine.h>
 
-#include "../ops.h"
+#include <cmath>
+
+#include "gate.h"
 
 namespace torchsoftmax {
 
@@ -21,17 +25,27 @@ inline bool is_plain(const Tensor& tensor) {
          !c10::impl::TorchDispatchModeTLS::any_modes_set();
 }
 
-inline bool is_one(const Tensor& number) {
+/// A plain number on the CPU.
+inline double number_in(const Tensor& number) {
   switch (number.scalar_type()) {
     case at::kFloat:
-      return *number.const_data_ptr<float>() == 1;
+      return *number.const_data_ptr<float>();
     case at::kDouble:
-      return *number.const_data_ptr<double>() == 1;
+      return *number.const_data_ptr<double>();
     case at::kBFloat16:
-      return *number.const_data_ptr<at::BFloat16>() == 1;
+      return *number.const_data_ptr<at::BFloat16>();
     default:
-      return false;
+      return number.item<double>();
   }
+}
+
+/// Whether the gradient that forward left only has to be scaled: not where the upstream one has a
+/// tangent, nor where it is infinite, for the gradient of an ignored row, 0, would become nan.
+inline bool only_scales(const Tensor& grad_output) {
+  if (at::GradMode::is_enabled() || has_tangent(grad_output)) {
+    return false;
+  }
+  return !(is_plain(grad_output) && grad_output.is_cpu()) || std::isfinite(number_in(grad_output));
 }
 
 /// The gradient that forward left, times the upstream one: in its own memory where nobody else
@@ -41,7 +55,10 @@ inline Tensor scaled(Tensor gradient, const Tensor& grad_output) {
   constexpr size_t kOwners = 2;  // the saved variable and `gradient`
   // A hook of saved tensors has shown the gradient to Python, which may have kept it.
   const bool seen = gradient.unsafeGetTensorImpl()->pyobj_slot()->load_pyobj() != nullptr;
-  if (!is_plain(grad_output) || gradient.use_count() > kOwners || seen ||
+  if (!is_plain(grad_output)) {  // where its value is not known; see only_scales
+    return at::where(gradient.eq(0), gradient, at::mul(gradient, grad_output));
+  }
+  if (gradient.use_count() > kOwners || seen ||
       torch::autograd::get_current_graph_task_keep_graph()) {
     return at::mul(gradient, grad_output);
   }
@@ -49,7 +66,7 @@ inline Tensor scaled(Tensor gradient, const Tensor& grad_output) {
     ops::scale_(gradient, grad_output);  // it knows whether that is 1
     return gradient;
   }
-  return is_one(grad_output) ? gradient : gradient.mul_(grad_output);
+  return number_in(grad_output) == 1 ? gradient : gradient.mul_(grad_output);
 }
 
 }  // namespace torchsoftmax

@@ -44,8 +44,8 @@ struct SoftmaxFunction : Function<SoftmaxFunction<kForward, kBackward>, Options>
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
     const auto [dim, temperature] = SoftmaxFunction::saved_options(ctx);
-    return {kBackward(grads[0], saved[0], dim, temperature, optional(saved[1])), Tensor(), Tensor(),
-            Tensor()};
+    return {kBackward(strided(grads[0]), saved[0], dim, temperature, optional(saved[1])), Tensor(),
+            Tensor(), Tensor()};
   }
 };
 

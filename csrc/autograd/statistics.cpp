@@ -42,8 +42,8 @@ struct StatisticsFunction : Function<StatisticsFunction, Options> {
     const auto saved = ctx->get_saved_variables();
     const auto [dim, temperature] = saved_options(ctx);
     variable_list result(6);
-    result[0] = backward_gate(grads[0], grads[1], grads[2], saved[0], optional(saved[1]),
-                              optional(saved[2]), saved[3], dim, temperature);
+    result[0] = backward_gate(strided(grads[0]), strided(grads[1]), strided(grads[2]), saved[0],
+                              optional(saved[1]), optional(saved[2]), saved[3], dim, temperature);
     return result;
   }
 };

@@ -47,7 +47,7 @@ struct Logits {
   Tensor value;
   Tensor slope;  // d value / d input, undefined where it is 1
 
-  explicit Logits(const CrossEntropyArgs& args);
+  Logits(const Tensor& input, const CrossEntropyArgs& args);
 };
 
 Tensor cross_entropy(const CrossEntropyArgs& args, const OptionalTensor& normalizer, Dtype dtype,

@@ -13,7 +13,8 @@ Tensor over(const Tensor& value, const Tensor& normalizer) {
   return value / normalizer + at::zeros_like(normalizer) / normalizer;
 }
 
-Logits::Logits(const CrossEntropyArgs& args) : value(args.input.to(accumulation_type(args.input))) {
+Logits::Logits(const Tensor& input, const CrossEntropyArgs& args)
+    : value(input.to(accumulation_type(input))) {
   if (args.softcap != 0) {
     const Tensor tanh = (value / args.softcap).tanh();
     value = tanh * args.softcap;
@@ -65,7 +66,14 @@ struct Terms {
     const Tensor rows = (input.dim() == 1 ? target.reshape({}) : target).unsqueeze(dim);
     index = ops::gather_index(rows, classes, args.ignore_index, args.function);
     valid = rows.ne(args.ignore_index);
-    picked = weights.index_select(0, index.reshape({-1})).reshape_symint(index.sym_sizes());
+    picked = checks::is_empty_size(classes)  // all rows are ignored
+                 ? at::zeros_symint(index.sym_sizes(), weights.options())
+                 : weights.index_select(0, index.reshape({-1})).reshape_symint(index.sym_sizes());
+  }
+
+  /// The logits, of 0 in the place of ignored rows, which may hold nan.
+  Logits logits(const CrossEntropyArgs& args) const {
+    return {valid.defined() ? at::where(valid, args.input, 0) : args.input, args};
   }
 
   /// `per_row` times the rows' weights, and 0 where they are ignored.
@@ -89,7 +97,7 @@ Tensor normalizer_of(const CrossEntropyArgs& args, const Terms& terms,
   const Tensor rows =
       at::ones_symint(checks::row_shape(input), accumulated).unsqueeze(checks::class_dim(input));
   const Tensor sum = terms.of_rows(rows).sum();
-  return input.sym_numel() == 0 ? at::zeros_like(sum) : sum;
+  return checks::is_empty(input) ? at::zeros_like(sum) : sum;
 }
 
 Tensor reduced(const CrossEntropyArgs& args, const Tensor& loss, const Tensor& normalizer) {
@@ -119,7 +127,7 @@ Tensor input_gradient(const CrossEntropyArgs& args, const Logits& logits, const 
   const int64_t dim = checks::class_dim(args.input);
   const Tensor probability = at::softmax(logits.value, dim);
   Tensor q = terms.uniform.expand_symint(probability.sym_sizes());
-  if (terms.index.defined()) {
+  if (terms.index.defined() && !checks::is_empty_size(args.input.sym_size(dim))) {
     q = q.scatter_add(dim, terms.index, (1 - args.label_smoothing) * terms.picked);
   }
   Tensor mass = q.sum(dim, /*keepdim=*/true);
@@ -130,9 +138,6 @@ Tensor input_gradient(const CrossEntropyArgs& args, const Logits& logits, const 
   if (logits.slope.defined()) {
     result = result * logits.slope;
   }
-  if (terms.valid.defined()) {  // an ignored row may hold nan
-    result = at::where(terms.valid, result, 0);
-  }
   return result.to(args.input.scalar_type());
 }
 
@@ -141,15 +146,13 @@ Tensor statistics_of(const CrossEntropyArgs& args, const Logits& logits) {
   const Tensor& input = args.input;
   const int64_t dim = checks::class_dim(input);
   const auto acc = accumulation_type(input);
-  if (input.sym_numel() == 0) {  // a maximum over no classes is not defined
+  if (checks::is_empty(input)) {  // a maximum over no classes is not defined
     auto shape = checks::row_shape(input);
     shape.insert(shape.begin(), 2);
     return at::zeros_symint(shape, input.options().dtype(acc));
   }
   const Tensor max = input.to(acc).amax(dim, /*keepdim=*/true);
-  CrossEntropyArgs of_max = args;
-  of_max.input = max;
-  const Tensor shifted = logits.value - Logits(of_max).value;
+  const Tensor shifted = logits.value - Logits(max, args).value;
   return at::stack({max.squeeze(dim), shifted.exp().sum(dim).log()});
 }
 
@@ -188,7 +191,10 @@ Tensor loss_of(const CrossEntropyArgs& args, const Logits& logits, const Terms& 
   const Tensor log_probability = at::log_softmax(logits.value, dim);
   Tensor loss;
   if (terms.index.defined()) {
-    loss = -(1 - args.label_smoothing) * terms.picked * log_probability.gather(dim, terms.index);
+    loss =
+        checks::is_empty_size(args.input.sym_size(dim))
+            ? terms.picked
+            : -(1 - args.label_smoothing) * terms.picked * log_probability.gather(dim, terms.index);
     if (args.label_smoothing > 0) {
       loss = loss - (terms.uniform * log_probability).sum(dim, /*keepdim=*/true);
     }
@@ -209,15 +215,15 @@ Tensor cross_entropy(const CrossEntropyArgs& given, const OptionalTensor& normal
   const CrossEntropyArgs args = promote(given, dtype);
   checks::cross_entropy(args, normalizer, dtype);
   const Terms terms(args);
-  return loss_of(args, Logits(args), terms, normalizer_of(args, terms, normalizer), dtype);
+  return loss_of(args, terms.logits(args), terms, normalizer_of(args, terms, normalizer), dtype);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntropyArgs& args,
                                                                  const OptionalTensor& given,
                                                                  Dtype dtype, bool with_gradient) {
   checks::cross_entropy(args, given, dtype);
-  const Logits logits(args);
   const Terms terms(args);
+  const Logits logits = terms.logits(args);
   const Tensor normalizer = normalizer_of(args, terms, given);
   Tensor gradient;
   if (with_gradient) {
@@ -233,7 +239,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_forward(const CrossEntr
 Tensor cross_entropy_backward(const CrossEntropyArgs& args, const Tensor& grad_output,
                               const Tensor& statistics, const Tensor& normalizer) {
   checks::cross_entropy_backward(args, grad_output, statistics, normalizer);
-  return input_gradient(args, Logits(args), Terms(args), grad_output, normalizer);
+  const Terms terms(args);
+  return input_gradient(args, terms.logits(args), terms, grad_output, normalizer);
 }
 
 Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor& grad_output,
@@ -241,7 +248,7 @@ Tensor cross_entropy_target_backward(const CrossEntropyArgs& args, const Tensor&
   checks::cross_entropy_target_backward(args, grad_output, statistics, normalizer);
   const Tensor grad = row_gradient(args, Terms(args), grad_output, normalizer);
   Tensor result = -(1 - args.label_smoothing) * grad *
-                  at::log_softmax(Logits(args).value, checks::class_dim(args.input));
+                  at::log_softmax(Logits(args.input, args).value, checks::class_dim(args.input));
   if (args.weight.defined()) {
     result = result * along_classes(args.weight, args.input);
   }
@@ -253,8 +260,8 @@ namespace {
 std::tuple<Tensor, Tensor> cross_entropy_with_gradient_over_input(const CrossEntropyArgs& args,
                                                                   const Tensor& grad_output) {
   checks::cross_entropy_with_gradient(args, grad_output);
-  const Logits logits(args);
   const Terms terms(args);
+  const Logits logits = terms.logits(args);
   const Tensor none;  // nothing is divided
   const Tensor loss = loss_of(args, logits, terms, none, accumulation_type(args.input));
   const Tensor statistics = statistics_of(args, logits);

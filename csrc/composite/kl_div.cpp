@@ -61,7 +61,7 @@ std::tuple<Tensor, Tensor> kl_div_with_logits_forward(const Tensor& input, const
   std::vector<Tensor> statistics;
   for (const Tensor& logits : {input, target}) {
     const Tensor wide = logits.to(rows.value.scalar_type());
-    const Tensor max = wide.sym_numel() == 0 ? at::zeros_like(divergence) : wide.amax(-1);
+    const Tensor max = checks::is_empty(wide) ? at::zeros_like(divergence) : wide.amax(-1);
     statistics.push_back(max);
     statistics.push_back(at::logsumexp((wide - max.unsqueeze(-1)) / temperature, -1));
   }

@@ -48,7 +48,7 @@ ops::Statistics softmax_statistics(const Tensor& input, const OptionalTensor& in
   }
   const Tensor argmax = with_argmax ? rows.masked.logits.argmax(dim)
                                     : at::empty({0}, input.options().dtype(at::kLong));
-  const bool empty = input.sym_numel() == 0;  // a maximum over no classes is not defined
+  const bool empty = checks::is_empty(input);  // a maximum over no classes is not defined
   const Tensor max = empty ? lse : input.to(lse.scalar_type()).amax(dim, /*keepdim=*/true);
   const auto per_row = [&](const Tensor& value) {
     return input.dim() == 0 ? value : value.squeeze(dim);
