@@ -21,7 +21,17 @@ SHAPES = (
     *((9, 8192), (9, 20000), (5, 32768), (5, 36000), (3, 50257), (9, 70000), (2, 140000)),
     *((2, 262144), (2, 600000)),
 )
+# Of few classes, and more than the caches hold.
+MANY_ROWS = ((300007, 20), (150001, 50), (140003, 64), (40003, 128))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+CASES = (
+    *((shape, dtype) for shape in SHAPES for dtype in DTYPES),
+    # Not in float16, which does not hold the sum of so many losses.
+    *((shape, dtype) for shape in MANY_ROWS for dtype in DTYPES[:2]),
+)
+every_case = pytest.mark.parametrize(
+    ("shape", "dtype"), CASES, ids=[f"{shape}-{str(dtype)[6:]}" for shape, dtype in CASES]
+)
 
 
 def rows(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
@@ -44,8 +54,7 @@ def inner_of_gradient(name: str, x: Tensor, upstream: Tensor) -> float:
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@every_case
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 def test_softmax(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: str) -> None:
     x, upstream = rows(*shape, dtype=dtype), rows(*shape, dtype=dtype, seed=1)
@@ -63,8 +72,7 @@ def test_softmax(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: 
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@every_case
 @pytest.mark.parametrize("way", ["forward", "backward", "in place"])
 def test_cross_entropy(way: str, shape: tuple[int, ...], dtype: torch.dtype, device: str) -> None:
     """The gradient of the forward pass, that of the statistics, and that over the logits."""
@@ -100,6 +108,36 @@ def test_softmax_of_large_equal_logits(classes: int, dtype: torch.dtype, device:
     )
 
 
+def gradient_of_loss(x: Tensor, target: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(torchsoftmax.cross_entropy(x, target), x)[0]
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("count", [8, 16, 17, 31, 64, 75, 130])
+def test_rows_of_few_classes_one_behind_the_other(
+    count: int, dtype: torch.dtype, device: str
+) -> None:
+    """A CPU packs those in tiles, and rows with something in between element by element."""
+    functions = {
+        "softmax": lambda x, t: torchsoftmax.softmax(x, 1),
+        "log_softmax": lambda x, t: torchsoftmax.log_softmax(x, 1),
+        "loss": lambda x, t: torchsoftmax.cross_entropy(x, t, reduction="none"),
+        "gradient": gradient_of_loss,
+        "gradient of softmax": lambda x, t: torch.ops.torchsoftmax.softmax_backward(
+            x, torch.ops.torchsoftmax.softmax(x, 1), 1
+        ),
+    }
+    for classes in (*range(1, 20), 31, 32, 33, 47, 48, 50, 63, 64, 65, 80, 100, 127, 128, 129):
+        behind = on(device, rows(count, classes, dtype=dtype))
+        between = behind.new_full((count, classes + 3), math.nan)[:, :classes].copy_(behind)
+        target = on(device, torch.arange(count) % classes)
+        for name, function in functions.items():
+            ours = [function(x, target) for x in (behind, between)]
+            assert torch.equal(*ours), (name, classes)
+
+
 # Of the maxima that these give to rows, what serves for one does for some of the others only.
 LEVELS = (0.0, 12.0, -12.0, 24.0, -30.0, 60.0, 100.0, -100.0, 3e4, -1e5, 1e30, -math.inf)
 
@@ -108,13 +146,14 @@ LEVELS = (0.0, 12.0, -12.0, 24.0, -30.0, 60.0, 100.0, -100.0, 3e4, -1e5, 1e30, -
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize("classes", [40, 100, 1000, 5000, 40000])
 def test_rows_of_different_maxima(classes: int, dtype: torch.dtype, device: str) -> None:
-    """A row is what it is alone, whatever the rows before it are."""
+    """A row is what it is among others like it, whatever the rows before it are. (Alone it may be
+    summed up in another order: 8 rows of few classes share vectors.)"""
     level = torch.tensor(LEVELS).repeat(4)[torch.randperm(4 * len(LEVELS))]
     spread = torch.tensor([0.1, 1.0, 10.0, 40.0]).repeat_interleave(len(LEVELS))
     x = torch.randn(len(level), classes) * spread.unsqueeze(1) + level.unsqueeze(1)
     x[3, 1], x[20, 2], x[30, 3:9] = math.nan, math.inf, -math.inf
     x = on(device, x.to(dtype))
-    alone = torch.cat([torchsoftmax.softmax(row, 1) for row in x.split(1)])
+    alone = torch.cat([torchsoftmax.softmax(row.repeat(8, 1), 1)[:1] for row in x.split(1)])
     together = torchsoftmax.softmax(x, 1)
     torch.testing.assert_close(together, alone, rtol=0, atol=0, equal_nan=True)
     exact = on("cpu", x).double().softmax(1)

@@ -1,22 +1,14 @@
 #pragma once
 // Rows that are copied to packed memory, classes outermost, and back.
 
-#include "../row_tensor.h"
-#include "vec.h"
+#include "tiles.h"
 
 namespace torchsoftmax::cpu {
 
-/// Copies `count` consecutive elements and converts them.
-template <typename acc_t, typename From, typename To>
-void copy_lanes(const From* from, To* to, int64_t count) {
-  constexpr AllLanes<acc_t> all;
-  int64_t i = 0;
-  for (; i + all <= count; i += all) {
-    store<acc_t>(to + i, load<acc_t>(from + i, all), all);
-  }
-  if (i < count) {
-    store<acc_t>(to + i, load<acc_t>(from + i, count - i), count - i);
-  }
+/// For how many classes packed memory has room.
+template <typename acc_t>
+int64_t packed_classes(int64_t classes) {
+  return std::max(classes, kHasTiles<acc_t> ? kLanes<acc_t> : 1);
 }
 
 /// Copies `count` rows from `first` on to `packed`, classes outermost at a distance of `pitch`.
@@ -26,6 +18,12 @@ template <typename acc_t, typename scalar_t>
                             int64_t pitch, acc_t* packed) {
   if (count < pitch) {
     std::fill(packed, packed + from.classes * pitch, acc_t(0));
+  }
+  if constexpr (kHasTiles<acc_t>) {
+    if (Tiles<acc_t>::fit(from, first, count)) {
+      Tiles<acc_t>(from.classes, count, pitch).pack(from.row(first), packed, is_large(from));
+      return;
+    }
   }
   const int64_t stride = from.row_stride();
   for (int64_t lane = 0; lane < count;) {
@@ -46,10 +44,16 @@ template <typename acc_t, typename scalar_t>
   }
 }
 
-/// The reverse of pack.
+/// The reverse of pack. `streamed`: past the caches, where tiles are copied.
 template <typename acc_t, typename scalar_t>
 [[gnu::noinline]] void unpack(const acc_t* packed, const RowTensor<scalar_t>& to, int64_t first,
-                              int64_t count, int64_t pitch) {
+                              int64_t count, int64_t pitch, bool streamed) {
+  if constexpr (kHasTiles<acc_t>) {
+    if (Tiles<acc_t>::fit(to, first, count)) {
+      Tiles<acc_t>(to.classes, count, pitch).unpack(packed, to.row(first), streamed);
+      return;
+    }
+  }
   const int64_t stride = to.row_stride();
   for (int64_t lane = 0; lane < count;) {
     const int64_t run = std::min(to.run(first + lane), count - lane);

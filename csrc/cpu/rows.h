@@ -37,7 +37,10 @@ template <typename acc_t, typename RowPolicy, typename Out, typename In, typenam
 void along_rows(const RowPolicy& policy, const RowTensor<Out>& out, const RowTensor<const In>& in,
                 const RowTensor<const More>&... more) {
   using AlongRow = Walk<acc_t, LaneOrder::kAlongRow>;
-  const bool streamed = is_streamed_along<acc_t>(out, in, more...);
+  // An element that is written again is read from memory first, if it was streamed.
+  constexpr int64_t kWorthStreaming = RowPolicy::kReadsElements ? 1024 : 0;
+  const bool streamed =
+      out.classes >= kWorthStreaming && is_streamed_along<acc_t>(out, in, more...);
   const bool in_output = std::is_same_v<Out, acc_t> && !streamed;
   // While a row is computed with, memory has nothing to do, unless its terms are stored there.
   const bool fetches_next = (out.data == nullptr || !in_output) &&
@@ -109,11 +112,13 @@ void across_group(const RowPolicy& policy, RowRange rows, Lanes lanes, bool stre
     }
   }
   acc_t* next = memory;
-  const auto column = [&] { return std::exchange(next, next + out.classes * kStep); };
+  const auto column = [&] {
+    return std::exchange(next, next + packed_classes<acc_t>(out.classes) * kStep);
+  };
   const std::tuple views{view(in, column())...};
   std::apply([&](const auto&... each) { policy(walk, rows, keep, out_rows, each...); }, views);
   if (out.data != nullptr && !direct) {
-    unpack(memory, out, rows.first, rows.count, kStep);
+    unpack(memory, out, rows.first, rows.count, kStep, is_streamed(out, in...));
   }
 }
 
@@ -136,7 +141,8 @@ void across_rows(const RowPolicy& policy, const RowTensor<Out>& out,
   constexpr bool kMasked = (std::is_same_v<In, bool> || ...);
   constexpr int kWide = RowPolicy::kDirect && std::is_same_v<acc_t, float> && !kMasked ? 4 : 1;
   constexpr int64_t kSecondLevel = int64_t{1} << 20, kLine = 64;
-  const int64_t column = sizeof...(In) * out.classes * kStep;  // elements of one vector of rows
+  const int64_t column =
+      sizeof...(In) * packed_classes<acc_t>(out.classes) * kStep;  // elements of a vector of rows
   const bool wide = static_cast<int64_t>(sizeof(acc_t)) * column * kWide <= kSecondLevel;
   const int64_t group = wide ? kWide * kStep : kStep;
 
@@ -144,8 +150,8 @@ void across_rows(const RowPolicy& policy, const RowTensor<Out>& out,
   const int64_t run = std::max<int64_t>(1, runs ? out.run(0) : out.rows);
   const int64_t groups_of_run = (run + group - 1) / group;
   const int64_t groups = out.rows / run * groups_of_run;
-  const bool streamed =
-      RowPolicy::kDirect && is_streamed(out, in...) && is_aligned(out, out.class_stride, kLine);
+  const bool large = is_streamed(out, in...);
+  const bool streamed = RowPolicy::kDirect && large && is_aligned(out, out.class_stride, kLine);
   at::parallel_for(0, groups, rows_per_task(group * out.classes), [&](int64_t begin, int64_t end) {
     const Scratch<acc_t> scratch(std::max<int64_t>(1, column * (wide ? kWide : 1)));
     for (int64_t g = begin; g < end; ++g) {
@@ -165,23 +171,26 @@ void across_rows(const RowPolicy& policy, const RowTensor<Out>& out,
                                /*streamed=*/false, scratch.data(), out, in...);
       }
     }
-    if (streamed) {
+    if (large) {
       finish_streams();
     }
   });
 }
 
 /// Whether rows of so few classes are worked on across, even where they lie along: a row costs two
-/// reductions inside of a vector and a logarithm, which neighbouring rows then share. Groups in a
-/// pipeline share them too, and of AVX-512 are faster where a row fills its first vector.
+/// reductions inside of a vector and a logarithm, which neighbouring rows then share. Where tiles
+/// are packed, that pays for longer rows than the two vectors of other types and of two operands;
+/// in memory, half as long ones; and a pipeline shares some of it too, from four whole vectors on.
 template <typename acc_t, typename RowPolicy, size_t kOperands>
-bool is_short(int64_t classes) {
-#if defined(CPU_CAPABILITY_AVX512)
-  constexpr bool kGroups = RowPolicy::kStaged && RowPolicy::kOften && kOperands == 1;
-#else
-  constexpr bool kGroups = false;
-#endif
-  return classes <= 2 * kLanes<acc_t> && !(kGroups && classes >= kLanes<acc_t>);
+bool is_short(int64_t classes, bool large) {
+  constexpr int64_t kVector = kLanes<acc_t>;
+  if constexpr (!kHasTiles<acc_t> || kOperands > 1) {
+    return classes <= 2 * kVector;
+  } else if constexpr (RowPolicy::kStaged) {
+    return classes < (large ? 2 : 4) * kVector;
+  } else {
+    return classes <= (large ? 4 : 8) * kVector;
+  }
 }
 
 /// Runs `policy` over every row of the operands, which agree in rows and classes. A policy without
@@ -193,7 +202,8 @@ void for_each_row(const RowPolicy& policy, const RowTensor<Out>& out,
     return;
   }
   const bool short_rows =
-      is_short<acc_t, RowPolicy, sizeof...(In)>(out.classes) && out.rows >= kLanes<acc_t> / 2;
+      is_short<acc_t, RowPolicy, sizeof...(In)>(out.classes, (is_large(in) || ...)) &&
+      out.rows >= kLanes<acc_t> / 2;
   if (short_rows || out.class_stride != 1 || ((in.class_stride != 1) || ...)) {
     across_rows<acc_t>(policy, out, in...);
     return;

@@ -6,15 +6,19 @@
 
 namespace torchsoftmax::cpu {
 
-// Outputs of this many bytes or more do not fit into the caches, and a store into the cache first
-// reads from memory what it is going to overwrite: they are written past the caches.
-inline constexpr int64_t kLargeOutput = int64_t{16} << 20;
+// Tensors of this many bytes or more do not fit into the caches. A store into the cache first reads
+// from memory what it is going to overwrite, so such outputs are written past the caches.
+inline constexpr int64_t kLargeTensor = int64_t{16} << 20;
+
+template <typename scalar_t>
+bool is_large(const RowTensor<scalar_t>& tensor) {
+  return tensor.rows * tensor.classes * static_cast<int64_t>(sizeof(scalar_t)) >= kLargeTensor;
+}
 
 /// Whether an output is large, and not where an input is, which is in the cache already.
 template <typename Out, typename... In>
 bool is_streamed(const RowTensor<Out>& out, const RowTensor<const In>&... in) {
-  return out.data != nullptr &&
-         out.rows * out.classes * static_cast<int64_t>(sizeof(Out)) >= kLargeOutput &&
+  return out.data != nullptr && is_large(out) &&
          ((static_cast<const void*>(out.data) != in.data) && ...);
 }
 
