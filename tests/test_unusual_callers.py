@@ -16,6 +16,8 @@ from torch import Tensor
 
 import torchsoftmax
 
+pytestmark = pytest.mark.once
+
 LOSSES = [torchsoftmax.cross_entropy, F.cross_entropy]
 
 
