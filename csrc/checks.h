@@ -37,7 +37,13 @@ inline bool equal(c10::SymIntArrayRef a, c10::SymIntArrayRef b) {
 inline bool is_empty_size(const c10::SymInt& size) { return TORCH_GUARD_OR_FALSE(size.sym_eq(0)); }
 inline bool is_empty(const Tensor& tensor) { return is_empty_size(tensor.sym_numel()); }
 
+inline void strided(const char* name, const char* argument, const Tensor& tensor) {
+  TORCH_CHECK_NOT_IMPLEMENTED(tensor.layout() == at::kStrided, name, ": expected ", argument,
+                              " of layout strided, got ", tensor.layout());
+}
+
 inline void floating(const char* name, const char* argument, const Tensor& tensor) {
+  strided(name, argument, tensor);
   const auto dtype = tensor.scalar_type();
   TORCH_CHECK_NOT_IMPLEMENTED(at::isFloatingType(dtype) && c10::elementSize(dtype) >= 2, name,
                               ": expected ", argument,
@@ -88,6 +94,7 @@ inline std::string out_of_range(std::string_view name, int64_t index, int64_t cl
 /// `input` is already of the dtype to compute in.
 inline void softmax(const char* name, const Tensor& input, double temperature,
                     const OptionalTensor& given_mask) {
+  strided(name, "input", input);
   const auto dtype = input.scalar_type();
   TORCH_CHECK_NOT_IMPLEMENTED(
       at::isFloatingType(dtype) && c10::elementSize(dtype) >= 2, name,

@@ -8,19 +8,6 @@
 namespace torchsoftmax {
 namespace {
 
-/// The logits after softcap: themselves without one, else in the accumulation type.
-struct Capped {
-  Tensor value;
-  Tensor tanh;  // undefined without softcap
-
-  Capped(const Tensor& logits, double softcap) : value(logits) {
-    if (softcap != 0) {
-      tanh = (logits.to(at::toOpMathType(logits.scalar_type())) / softcap).tanh_();
-      value = tanh * softcap;
-    }
-  }
-};
-
 Tensor index_of(const Tensor& target) { return target.reshape({-1, 1}); }
 
 ops::Statistics forward(const Tensor& input, const Tensor& linear_weight,
@@ -40,7 +27,7 @@ ops::Statistics forward(const Tensor& input, const Tensor& linear_weight,
   ChunkedLinear chunks(layer, Rows(rows), {false, false, false});
   chunks.run(chunk_size, [&](int64_t begin, const Tensor& logits) {
     const int64_t count = logits.size(0);
-    const Tensor value = Capped(logits, softcap).value;
+    const Tensor value = composite::Capped(logits, softcap).value;
     const auto [of_index, of_lse, of_entropy, largest, kept] = ops::softmax_statistics(
         wide ? value.to(accumulated.dtype()) : value, index_of(target).narrow(0, begin, count),
         std::nullopt, 1, temperature, /*argmax=*/true);
@@ -74,13 +61,13 @@ LinearGradients backward(const Tensor& grad_log_prob, const Tensor& grad_lse,
     const auto rows = [&](const Tensor& values) {
       return values.reshape({-1}).narrow(0, begin, count);
     };
-    const Capped capped(logits, softcap);
+    const composite::Capped capped(logits, softcap);
     Tensor gradient = ops::softmax_statistics_backward(
         rows(grad_log_prob).unsqueeze(1), rows(grad_lse), rows(grad_entropy), capped.value,
         index_of(target).narrow(0, begin, count), std::nullopt, statistics.narrow(1, begin, count),
         1, temperature);
-    if (capped.tanh.defined()) {
-      gradient = (gradient * (1 - capped.tanh.square())).to(logits.scalar_type());
+    if (const Tensor slope = capped.slope(); slope.defined()) {
+      gradient = (gradient * slope).to(logits.scalar_type());
     }
     return gradient;
   });

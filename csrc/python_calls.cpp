@@ -1,5 +1,5 @@
 // Calls of operators from Python that are not worth parsing a schema for: the usual arguments are
-// taken as they are, and all others go through torch.ops, which the call is bound to. For tiny
+// taken as they are, and all others go to the Python function that the call is bound to. For tiny
 // inputs that is half of the time.
 
 #include "python_calls.h"
@@ -90,7 +90,7 @@ template <typename Op, typename... Args>
 struct Call<Op, Tensor(Args...)> {
   using Arguments = std::tuple<std::decay_t<Args>...>;
 
-  /// `self`: the operator of torch.ops.
+  /// `self`: that function.
   static PyObject* run(PyObject* self, PyObject* const* args, Py_ssize_t count) {
     HANDLE_TH_ERRORS
     Arguments arguments;

@@ -365,3 +365,21 @@ def test_modules_of_softmax_take_temperature_and_mask() -> None:
         assert torch.equal(module(input, mask=input > 0), expected)
         assert repr(module) == f"{name}(dim=1, temperature=2.0)"
         assert repr(getattr(torchsoftmax, name)(1)) == repr(getattr(torch.nn, name)(1))
+
+
+LAYOUTS = {
+    "softmax": lambda x: torchsoftmax.softmax(x, 1),
+    "log_softmax": lambda x: torchsoftmax.log_softmax(x, 1),
+    "cross_entropy": lambda x: torchsoftmax.cross_entropy(x, INDICES),
+    "entropy_with_logits": lambda x: torchsoftmax.entropy_with_logits(x, 1),
+    "kl_div_with_logits": lambda x: torchsoftmax.kl_div_with_logits(x, x),
+}
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_input_of_another_layout(name: str, layout: torch.layout, requires_grad: bool) -> None:
+    input = torch.eye(4, 5).to_sparse(layout=layout).requires_grad_(requires_grad)
+    with pytest.raises(NotImplementedError, match=f"{name}: expected input of layout strided"):
+        LAYOUTS[name](input)

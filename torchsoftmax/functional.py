@@ -37,11 +37,6 @@ _softmax_statistics = _ops.softmax_statistics.default
 _linear_softmax_statistics = _ops.linear_softmax_statistics.default
 _kl_div_with_logits = _ops.kl_div_with_logits.default
 
-# With less overhead, but nothing that torch.compile knows.
-_softmax_call = _C.softmax_call(_softmax)
-_log_softmax_call = _C.log_softmax_call(_log_softmax)
-_cross_entropy_call = _C.cross_entropy_call(_cross_entropy)
-
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 _KL_REDUCTIONS = {**_REDUCTIONS, "batchmean": 3}
 
@@ -93,6 +88,38 @@ def _check_ignore_index(function: str, ignore_index: object) -> None:
         raise TypeError(f"{function}: expected ignore_index to be an int, got {ignore_index!r}")
 
 
+def _checked_softmax(
+    input: Tensor, dim: int, dtype: torch.dtype | None, temperature: float, mask: Tensor | None
+) -> Tensor:
+    _check_dtype("softmax", dtype)
+    _check_options("softmax", temperature)
+    return _softmax(input, dim, dtype, temperature, mask)
+
+
+def _checked_log_softmax(
+    input: Tensor, dim: int, dtype: torch.dtype | None, temperature: float, mask: Tensor | None
+) -> Tensor:
+    _check_dtype("log_softmax", dtype)
+    _check_options("log_softmax", temperature)
+    return _log_softmax(input, dim, dtype, temperature, mask)
+
+
+def _checked_cross_entropy(input: Tensor, target: Tensor, *more: object) -> Tensor:
+    """``more``: the other arguments of the operator, the last five of which are options."""
+    ignore_index, *options = more[-5:]
+    _check_target("cross_entropy", "target", target)
+    _check_ignore_index("cross_entropy", ignore_index)
+    _check_options("cross_entropy", *options)
+    return _cross_entropy(input, target, *more)
+
+
+# With less overhead, for arguments of the usual types; all others go to what they are made of.
+# Nothing that torch.compile knows.
+_softmax_call = _C.softmax_call(_checked_softmax)
+_log_softmax_call = _C.log_softmax_call(_checked_log_softmax)
+_cross_entropy_call = _C.cross_entropy_call(_checked_cross_entropy)
+
+
 def softmax(
     input: Tensor,
     dim: int,
@@ -141,9 +168,7 @@ def softmax(
         tensor([[5.0000e-01, 5.0000e-01],
                 [3.7835e-44, 1.0000e+00]])
     """
-    _check_dtype("softmax", dtype)
-    _check_options("softmax", temperature)
-    call = _softmax if is_compiling() else _softmax_call
+    call = _checked_softmax if is_compiling() else _softmax_call
     return call(input, dim, dtype, temperature, mask)
 
 
@@ -193,9 +218,7 @@ def log_softmax(
         >>> torchsoftmax.log_softmax(torch.tensor([0.0, 0.0, 1000.0]), dim=0)
         tensor([-1000., -1000.,     0.])
     """
-    _check_dtype("log_softmax", dtype)
-    _check_options("log_softmax", temperature)
-    call = _log_softmax if is_compiling() else _log_softmax_call
+    call = _checked_log_softmax if is_compiling() else _log_softmax_call
     return call(input, dim, dtype, temperature, mask)
 
 
@@ -290,10 +313,7 @@ def cross_entropy(
         >>> torchsoftmax.cross_entropy(logits, torch.tensor([0, 2]), reduction="none")
         tensor([0.2395, 1.0986])
     """
-    _check_target("cross_entropy", "target", target)
-    _check_ignore_index("cross_entropy", ignore_index)
-    _check_options("cross_entropy", label_smoothing, temperature, softcap, z_loss)
-    call = _cross_entropy if is_compiling() else _cross_entropy_call
+    call = _checked_cross_entropy if is_compiling() else _cross_entropy_call
     return call(
         input,
         target,

@@ -42,6 +42,16 @@ Tensor softmax_hessian(const Tensor& output, int64_t dim, double temperature);
 Tensor softmax_jacobian_backward(const Tensor& grad, const Tensor& output, int64_t dim,
                                  double temperature, bool log);
 
+/// The logits after softcap: themselves without one, else in the accumulation type.
+struct Capped {
+  Tensor value;
+  Tensor tanh;  // undefined without softcap
+
+  Capped(const Tensor& logits, double softcap);
+  /// d value / d logits; undefined where it is 1.
+  Tensor slope() const;
+};
+
 /// The logits after softcap and temperature, in the accumulation type.
 struct Logits {
   Tensor value;

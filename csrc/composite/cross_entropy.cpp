@@ -13,13 +13,19 @@ Tensor over(const Tensor& value, const Tensor& normalizer) {
   return value / normalizer + at::zeros_like(normalizer) / normalizer;
 }
 
-Logits::Logits(const Tensor& input, const CrossEntropyArgs& args)
-    : value(input.to(accumulation_type(input))) {
-  if (args.softcap != 0) {
-    const Tensor tanh = (value / args.softcap).tanh();
-    value = tanh * args.softcap;
-    slope = 1 - tanh * tanh;
+Capped::Capped(const Tensor& logits, double softcap) : value(logits) {
+  if (softcap != 0) {
+    tanh = (logits.to(accumulation_type(logits)) / softcap).tanh_();
+    value = tanh * softcap;
   }
+}
+
+Tensor Capped::slope() const { return tanh.defined() ? 1 - tanh.square() : Tensor(); }
+
+Logits::Logits(const Tensor& input, const CrossEntropyArgs& args) {
+  const Capped capped(input, args.softcap);
+  value = capped.value.to(accumulation_type(input));
+  slope = capped.slope();
   if (args.temperature != 1) {
     value = value / args.temperature;
     slope = slope.defined() ? slope / args.temperature

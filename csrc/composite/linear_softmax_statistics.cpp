@@ -9,19 +9,9 @@
 namespace torchsoftmax::composite {
 namespace {
 
-struct CappedLogits {
-  Tensor value;
-  Tensor slope;  // undefined where it is 1
-
-  CappedLogits(const LinearLayer& layer, double softcap) {
-    value = at::linear(layer.input, layer.weight, optional(layer.bias));
-    if (softcap != 0) {
-      const Tensor tanh = (value.to(accumulation_type(value)) / softcap).tanh();
-      value = tanh * softcap;
-      slope = 1 - tanh * tanh;
-    }
-  }
-};
+Capped capped_logits(const LinearLayer& layer, double softcap) {
+  return {at::linear(layer.input, layer.weight, optional(layer.bias)), softcap};
+}
 
 }  // namespace
 
@@ -31,7 +21,7 @@ ops::Statistics linear_softmax_statistics(const Tensor& input, const Tensor& lin
                                           std::optional<int64_t> chunk_size, bool wide) {
   checks::linear_softmax_statistics(input, linear_weight, linear_bias, target, temperature, softcap,
                                     chunk_size);
-  const CappedLogits logits(LinearLayer(input, linear_weight, linear_bias), softcap);
+  const Capped logits = capped_logits({input, linear_weight, linear_bias}, softcap);
   const auto dtype = wide ? accumulation_type(input) : input.scalar_type();
   const auto [log_prob, lse, entropy, argmax, statistics] =
       softmax_statistics(wide ? logits.value.to(dtype) : logits.value, target.reshape({-1, 1}),
@@ -53,12 +43,12 @@ LinearGradients linear_softmax_statistics_backward(
   checks::linear_softmax_statistics_backward({grad_log_prob, grad_lse, grad_entropy}, input,
                                              linear_bias, target, statistics, wanted);
   const LinearLayer layer(input, linear_weight, linear_bias);
-  const CappedLogits logits(layer, softcap);
+  const Capped logits = capped_logits(layer, softcap);
   Tensor gradient = softmax_statistics_backward(
       grad_log_prob.reshape({-1, 1}), grad_lse.reshape({-1}), grad_entropy.reshape({-1}),
       logits.value, target.reshape({-1, 1}), std::nullopt, statistics, 1, temperature);
-  if (logits.slope.defined()) {
-    gradient = (gradient * logits.slope).to(input.scalar_type());
+  if (const Tensor slope = logits.slope(); slope.defined()) {
+    gradient = (gradient * slope).to(input.scalar_type());
   }
   return linear_gradients(gradient, layer, input, linear_weight, linear_bias, wanted);
 }

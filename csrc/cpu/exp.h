@@ -110,38 +110,24 @@ Floats times_exp(const Floats& power, const Floats& r) {
   return fmadd(power * r, fmadd(q, r, Floats(1.f)), power);
 }
 
-/// 2^kRaised exp(x).
-template <int kRaised>
-Floats raised_exp(const Floats& x) {
-  using at::vec::fmadd;
-  constexpr float kRaisedShift = kShift + kRaised, kRaisedLowest = kLowest - kRaised;
-  const Floats clamped = at::vec::clamp_min(x, Floats(kRaisedLowest * kLn2));  // keeps a nan
-  const Floats shifted = fmadd(clamped, Floats(kLog2E), Floats(kRaisedShift));
-  const Floats n = Floats(kRaisedShift) - shifted;
-  const Floats r = fmadd(n, Floats(kLn2Rest), fmadd(n, Floats(kLn2), clamped));
-  return times_exp<Fit::kUsual>(power_of_2(shifted), r);
-}
-
-inline constexpr int kRaised = 24;
-
-/// Where only the ratio of exponentials matters, 2^kRaised times that, so that a quotient of them
-/// may be subnormal where they themselves would be 0.
-template <bool kForRatio = false>
-Floats exp_nonpositive(const Floats& x) {
-  return raised_exp<kForRatio ? kRaised : 0>(x);
-}
-
-#else
-
-template <bool kForRatio = false>
-at::vec::Vectorized<float> exp_nonpositive(const at::vec::Vectorized<float>& x) {
-  return x.exp();
-}
-
 #endif
 
-template <bool kForRatio = false>
-at::vec::Vectorized<double> exp_nonpositive(const at::vec::Vectorized<double>& x) {
+/// exp(x) of x <= 0. Where only the ratio of exponentials matters it may be 2^24 times that, so
+/// that a quotient of them may be subnormal where they themselves would be 0.
+template <bool kForRatio = false, typename acc_t>
+at::vec::Vectorized<acc_t> exp_nonpositive(const at::vec::Vectorized<acc_t>& x) {
+#if defined(TORCHSOFTMAX_FAST_EXP)
+  if constexpr (std::is_same_v<acc_t, float>) {
+    using at::vec::fmadd;
+    constexpr int kRaised = kForRatio ? 24 : 0;
+    constexpr float kRaisedShift = kShift + kRaised, kRaisedLowest = kLowest - kRaised;
+    const Floats clamped = at::vec::clamp_min(x, Floats(kRaisedLowest * kLn2));  // keeps a nan
+    const Floats shifted = fmadd(clamped, Floats(kLog2E), Floats(kRaisedShift));
+    const Floats n = Floats(kRaisedShift) - shifted;
+    const Floats r = fmadd(n, Floats(kLn2Rest), fmadd(n, Floats(kLn2), clamped));
+    return times_exp<Fit::kUsual>(power_of_2(shifted), r);
+  }
+#endif
   return x.exp();
 }
 
@@ -179,7 +165,7 @@ class RatioExp {
   V max_;
 };
 
-/// Whether the largest of such terms may be any number, and not 2^kRaised.
+/// Whether the largest of such terms may be any number, and not 2^24.
 template <typename acc_t>
 inline constexpr bool kScaledTerms =
 #if defined(TORCHSOFTMAX_FAST_EXP)

@@ -12,20 +12,39 @@
 
 namespace torchsoftmax::cpu {
 
+/// A row of several at a fixed distance.
+template <typename scalar_t>
+struct InStep {
+  scalar_t* data;
+  int64_t step;
+};
+
 /// One row after the other, the next of which is fetched while one is written, or nothing.
 template <typename acc_t, bool kStreamed, bool kFetches, typename RowPolicy, typename Out,
           typename... In>
-TORCHSOFTMAX_FLATTEN void sum_by_sum(const RowPolicy& policy, int64_t begin, int64_t end,
+TORCHSOFTMAX_FLATTEN void sum_by_sum(const RowPolicy& given, int64_t begin, int64_t end,
                                      const RowTensor<Out>& out, const RowTensor<const In>&... in) {
   constexpr auto kFetching = kFetches ? Fetching::kNextRow : Fetching::kNothing;
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t next = std::min(row + 1, end - 1);
-    const Output<Out, acc_t, std::bool_constant<kStreamed>> out_row{{out.row(row)}};
-    const Walk<acc_t, LaneOrder::kAlongRow> walk(out.classes, {},
-                                                 kStreamed ? lead_of<acc_t>(out_row.data) : 0);
-    policy(walk, RowRange{row, 1}, NoRoom{}, out_row,
-           View<const In, acc_t, kFetching>{
-               in.row(row), reinterpret_cast<const char*>(in.row(next)), sizeof(In)}...);
+  const RowPolicy policy = given;  // which no store can change, so it stays in registers
+  const int64_t classes = out.classes;
+  for (int64_t row = begin; row < end;) {
+    // Rows at a fixed distance: to look for the place of each takes as long as a few vectors.
+    const int64_t last = row + std::min({end - row, out.run(row), in.run(row)...}) - 1;
+    const auto along_run = [&](InStep<Out> to, InStep<const In>... from) {
+      for (; row <= last; ++row) {
+        const Output<Out, acc_t, std::bool_constant<kStreamed>> out_row{{to.data}};
+        const Walk<acc_t, LaneOrder::kAlongRow> walk(classes, {},
+                                                     kStreamed ? lead_of<acc_t>(to.data) : 0);
+        policy(
+            walk, RowRange{row, 1}, NoRoom{}, out_row,
+            View<const In, acc_t, kFetching>{
+                from.data, reinterpret_cast<const char*>(from.data + (row < last ? from.step : 0)),
+                sizeof(In)}...);
+        to.data += to.step;
+        ((from.data += from.step), ...);
+      }
+    };
+    along_run({out.row(row), out.row_stride()}, {in.row(row), in.row_stride()}...);
   }
 }
 

@@ -203,23 +203,9 @@ Vec<float> swapped(const Vec<float>& value) {
 }
 template <int kCount>
 Vec<double> swapped(const Vec<double>& value) {
-#if defined(CPU_CAPABILITY_AVX512)
-  if constexpr (kCount == 1) {
-    return _mm512_permute_pd(value, 0x55);
-  } else {
-    return _mm512_shuffle_f64x2(value, value, kCount == 2 ? 0xB1 : 0x4E);
-  }
-#elif defined(CPU_CAPABILITY_AVX2)
-  if constexpr (kCount == 1) {
-    return _mm256_permute_pd(value, 0x5);
-  } else {
-    return _mm256_permute2f128_pd(value, value, 1);
-  }
-#endif
+  return at::vec::cast<double>(swapped<2 * kCount>(at::vec::cast<float>(value)));
 }
-#endif
-
-#if !defined(CPU_CAPABILITY_AVX512) && !defined(CPU_CAPABILITY_AVX2)
+#else
 template <int kCount, typename acc_t>
 Vec<acc_t> swapped(const Vec<acc_t>& value) {
   std::array<acc_t, kLanes<acc_t>> from, to;
