@@ -7,6 +7,7 @@ deprecated ones (``size_average``, ``reduce``, ``_stacklevel``) and a ``dim`` le
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -67,7 +68,7 @@ def _normalizer_tensor(normalizer: Tensor | float | None) -> Tensor | None:
 def _check_options(function: str, *options: float | None) -> None:
     """Options are numbers. A tensor would be read like one, and its gradient silently lost."""
     for option in options:
-        if option.__class__ is not float and isinstance(option, Tensor) and option.requires_grad:
+        if isinstance(option, Tensor) and option.requires_grad:
             raise TypeError(
                 f"{function}: expected options to be numbers, got a tensor that requires grad"
             )
@@ -88,20 +89,21 @@ def _check_ignore_index(function: str, ignore_index: object) -> None:
         raise TypeError(f"{function}: expected ignore_index to be an int, got {ignore_index!r}")
 
 
-def _checked_softmax(
-    input: Tensor, dim: int, dtype: torch.dtype | None, temperature: float, mask: Tensor | None
-) -> Tensor:
-    _check_dtype("softmax", dtype)
-    _check_options("softmax", temperature)
-    return _softmax(input, dim, dtype, temperature, mask)
+def _checked(function: str, operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Softmax or log_softmax, of arguments that are checked first."""
+
+    def call(
+        input: Tensor, dim: int, dtype: torch.dtype | None, temperature: float, mask: Tensor | None
+    ) -> Tensor:
+        _check_dtype(function, dtype)
+        _check_options(function, temperature)
+        return operator(input, dim, dtype, temperature, mask)
+
+    return call
 
 
-def _checked_log_softmax(
-    input: Tensor, dim: int, dtype: torch.dtype | None, temperature: float, mask: Tensor | None
-) -> Tensor:
-    _check_dtype("log_softmax", dtype)
-    _check_options("log_softmax", temperature)
-    return _log_softmax(input, dim, dtype, temperature, mask)
+_checked_softmax = _checked("softmax", _softmax)
+_checked_log_softmax = _checked("log_softmax", _log_softmax)
 
 
 def _checked_cross_entropy(input: Tensor, target: Tensor, *more: object) -> Tensor:
@@ -113,8 +115,8 @@ def _checked_cross_entropy(input: Tensor, target: Tensor, *more: object) -> Tens
     return _cross_entropy(input, target, *more)
 
 
-# With less overhead, for arguments of the usual types; all others go to what they are made of.
-# Nothing that torch.compile knows.
+# With less overhead, for arguments of the usual types; of others they call what is in brackets.
+# torch.compile does not know them.
 _softmax_call = _C.softmax_call(_checked_softmax)
 _log_softmax_call = _C.log_softmax_call(_checked_log_softmax)
 _cross_entropy_call = _C.cross_entropy_call(_checked_cross_entropy)

@@ -70,10 +70,10 @@ void scale_(const Tensor& values, const Tensor& factor) {
   torch::autograd::impl::bump_version(values);
 }
 
-/// Whether the gradient may be written over the input, for it is not differentiated again.
+/// Whether the gradient may be written over the input.
 bool may_overwrite(const Tensor& input, const Tensor& grad_output) {
-  return !at::GradMode::is_enabled() && !has_tangent(grad_output) && is_plain(input) &&
-         is_plain(grad_output) && !grad_output.is_alias_of(input);
+  return is_last(grad_output) && is_plain(input) && is_plain(grad_output) &&
+         !grad_output.is_alias_of(input);
 }
 
 using Options = std::tuple<CrossEntropyOptions, bool>;  // the latter: inplace

@@ -39,13 +39,16 @@ inline double number_in(const Tensor& number) {
   }
 }
 
+/// Whether what it gives is not differentiated again.
+inline bool is_last(const Tensor& grad_output) {
+  return !at::GradMode::is_enabled() && !has_tangent(grad_output);
+}
+
 /// Whether the gradient that forward left only has to be scaled: not where the upstream one has a
 /// tangent, nor where it is infinite, for the gradient of an ignored row, 0, would become nan.
 inline bool only_scales(const Tensor& grad_output) {
-  if (at::GradMode::is_enabled() || has_tangent(grad_output)) {
-    return false;
-  }
-  return !(is_plain(grad_output) && grad_output.is_cpu()) || std::isfinite(number_in(grad_output));
+  return is_last(grad_output) && (!(is_plain(grad_output) && grad_output.is_cpu()) ||
+                                  std::isfinite(number_in(grad_output)));
 }
 
 /// The gradient that forward left, times the upstream one: in its own memory where nobody else
